@@ -1,0 +1,1 @@
+//! How storage nodes and gateways talk to placement.
