@@ -1,0 +1,50 @@
+//! Raft messages between nodes: one stream a pair of nodes, many messages a frame.
+//!
+//! Owns: connections, queues (bounded; what does not fit is dropped, which Raft repairs), the
+//! handshake that refuses nodes of other clusters. Must not know: what a message means.
+
+use raft::eraftpb::Message;
+use rangedb_types::{Epoch, NodeId, RangeDescriptor, RangeId, ReplicaId, Span};
+use std::sync::Arc;
+
+/// A Raft message on its way to another node.
+#[derive(Clone, Debug)]
+pub struct Outbound {
+    pub to_node: NodeId,
+    pub range_id: RangeId,
+    pub from_replica: ReplicaId,
+    pub to_replica: ReplicaId,
+    pub epoch: Epoch,
+    /// The sender's bounds; lets the receiver refuse to make a replica that would overlap another.
+    pub span: Arc<Span>,
+    /// `None` for a notice that `to_replica` was removed.
+    pub message: Option<Message>,
+    pub removed_by: Option<Arc<RangeDescriptor>>,
+}
+
+/// A Raft message that arrived.
+#[derive(Clone, Debug)]
+pub struct Inbound {
+    pub from_node: NodeId,
+    pub range_id: RangeId,
+    pub from_replica: ReplicaId,
+    pub to_replica: ReplicaId,
+    pub epoch: Epoch,
+    pub span: Span,
+    pub message: Option<Message>,
+    pub removed_by: Option<RangeDescriptor>,
+}
+
+/// Where the Raft threads put their messages. Never blocks.
+pub trait RaftSender: Send + Sync {
+    /// Queues messages; drops those that do not fit or have no known address.
+    fn send(&self, messages: Vec<Outbound>);
+
+    /// True if the stream to this node is broken, so that the sender's leader may tell Raft.
+    fn is_unreachable(&self, node_id: NodeId) -> bool;
+}
+
+/// Where messages that arrive are put. Never blocks; drops what does not fit.
+pub trait RaftReceiver: Send + Sync {
+    fn deliver(&self, message: Inbound);
+}
