@@ -1,0 +1,95 @@
+//! Transport settings of gRPC servers and of links between our processes.
+//!
+//! Owns: keepalive, flow-control windows and limits, the same on both ends. Must not know:
+//! services and messages.
+
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Endpoint, Server};
+
+/// Connecting takes this long at most: a machine that is off must not hold up a caller.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// An HTTP/2 ping is sent after this much silence …
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// … and the connection is dead if no answer came for this long.
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes in flight on one stream. Streams carry many requests a message, and the window must not
+/// be what limits them.
+pub const STREAM_WINDOW_BYTES: u32 = 8 << 20;
+/// Bytes in flight on one connection.
+pub const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
+/// Streams (calls) open at once on one connection.
+pub const CONCURRENT_STREAMS_MAX: u32 = 4096;
+/// The largest message accepted. A value may have 8 MiB, a Raft entry 16 MiB, a batch 64 MiB.
+pub const MESSAGE_BYTES_MAX: usize = 80 << 20;
+
+/// Text that is no address of a gRPC server.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not an address; write HOST:PORT, for example 127.0.0.1:8081")]
+pub struct InvalidAddress(pub String);
+
+/// A server with our transport settings and no services yet.
+#[must_use]
+pub fn server_builder() -> Server {
+    Server::builder()
+        .tcp_nodelay(true)
+        .tcp_keepalive(Some(Duration::from_secs(30)))
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(CONCURRENT_STREAMS_MAX)
+}
+
+/// A listener's connections, for `serve_with_incoming…`, with Nagle's algorithm off: the server's
+/// own setting for that does not reach listeners bound elsewhere.
+#[must_use]
+pub fn incoming(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true))
+}
+
+/// A link to a server at `HOST:PORT` (or `http://…`, `https://…`).
+///
+/// # Errors
+/// The address cannot be one.
+pub fn endpoint(address: &str) -> Result<Endpoint, InvalidAddress> {
+    let refused = || InvalidAddress(address.to_owned());
+    let uri =
+        if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
+    let endpoint = Endpoint::from_shared(uri).map_err(|_| refused())?;
+    let parts = endpoint.uri();
+    if parts.host().is_none_or(str::is_empty) || parts.port_u16().is_none_or(|port| port == 0) {
+        return Err(refused());
+    }
+    Ok(endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .tcp_keepalive(Some(Duration::from_secs(30)))
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_and_port_make_an_endpoint() {
+        for address in ["127.0.0.1:8081", "node-1.example:1", "http://h:2", "[::1]:8081"] {
+            let endpoint = endpoint(address).unwrap();
+            assert_eq!(endpoint.get_connect_timeout(), Some(CONNECT_TIMEOUT), "{address}");
+            assert!(endpoint.get_tcp_nodelay());
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_dialled_is_refused() {
+        for address in ["", "8081", "host", "host:0", "host:99999", "a b:1", ":8081"] {
+            assert!(endpoint(address).is_err(), "{address}");
+        }
+    }
+}
