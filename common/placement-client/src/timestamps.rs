@@ -1,0 +1,105 @@
+//! Timestamps of the oracle, fetched in batches over one stream.
+
+use crate::client::PlacementClient;
+use crate::error::PlacementError;
+use crate::fetcher;
+use parking_lot::Mutex;
+use rangedb_types::Timestamp;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+/// Most requests that may wait for a fetch to be sent.
+const WAITERS_MAX: usize = 200_000;
+
+/// Where the answer to one request goes.
+pub(crate) type Waiter = oneshot::Sender<Timestamp>;
+
+/// Hands out timestamps. A request joins the next fetch that is sent, never one that is under way:
+/// the oracle may have made those timestamps before the request arrived. Share one per process.
+///
+/// It also keeps [`Self::latest_seen`] fresh: while it is idle it fetches one timestamp every
+/// half minute.
+pub struct TimestampClient {
+    pub(crate) queue: Mutex<Queue>,
+    pub(crate) arrived: Notify,
+    latest_seen: AtomicU64,
+    task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Default)]
+pub(crate) struct Queue {
+    /// In order of arrival.
+    pub(crate) waiters: Vec<Waiter>,
+    pub(crate) stopped: bool,
+}
+
+impl TimestampClient {
+    /// Starts the task that keeps the stream. It ends when `cancel` fires, and every request with it.
+    #[must_use]
+    pub fn start(client: Arc<PlacementClient>, cancel: CancellationToken) -> Arc<Self> {
+        let this = Arc::new(Self {
+            queue: Mutex::new(Queue::default()),
+            arrived: Notify::new(),
+            latest_seen: AtomicU64::new(0),
+            task: tokio::sync::Mutex::new(None),
+        });
+        let task = tokio::spawn(fetcher::run(this.clone(), client, cancel));
+        if let Ok(mut slot) = this.task.try_lock() {
+            *slot = Some(task);
+        }
+        this
+    }
+
+    /// A timestamp that the oracle made after this call began.
+    ///
+    /// # Errors
+    /// `NoLeader` at the deadline, `Overloaded` if too many wait, `Stopped` after shutdown.
+    pub async fn get(&self, deadline: Instant) -> Result<Timestamp, PlacementError> {
+        let (waiter, answer) = oneshot::channel();
+        let first = {
+            let mut queue = self.queue.lock();
+            if queue.stopped {
+                return Err(PlacementError::Stopped);
+            }
+            if queue.waiters.len() >= WAITERS_MAX {
+                return Err(PlacementError::Overloaded);
+            }
+            queue.waiters.push(waiter);
+            queue.waiters.len() == 1
+        };
+        // Whoever empties the queue takes all of it, so only the first needs to say that it came.
+        if first {
+            self.arrived.notify_one();
+        }
+        match timeout_at(deadline, answer).await {
+            Ok(Ok(timestamp)) => Ok(timestamp),
+            Ok(Err(_)) => Err(PlacementError::Stopped),
+            Err(_) => Err(PlacementError::NoLeader {
+                reason: "no timestamp arrived before the deadline".to_owned(),
+            }),
+        }
+    }
+
+    /// The largest timestamp this process ever received; 0 before the first.
+    #[must_use]
+    pub fn latest_seen(&self) -> Timestamp {
+        Timestamp(self.latest_seen.load(Ordering::Acquire))
+    }
+
+    /// Raises [`Self::latest_seen`] to a timestamp that arrived by another way.
+    pub fn saw(&self, timestamp: Timestamp) {
+        self.latest_seen.fetch_max(timestamp.0, Ordering::AcqRel);
+    }
+
+    /// Waits until the task has ended, after its token was cancelled.
+    pub async fn stopped(&self) {
+        if let Some(task) = self.task.lock().await.take() {
+            // A panic of the task was reported where it happened.
+            let _ = task.await;
+        }
+    }
+}
