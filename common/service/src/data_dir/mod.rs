@@ -45,11 +45,13 @@ impl DataDir {
     ) -> Result<Self, DataDirError> {
         let path = path.as_ref().to_owned();
         std::fs::create_dir_all(&path).map_err(|error| DataDirError::from_io(&path, error))?;
-        let foreign = identity::foreign_content(&path)?;
+        // Before the lock file is made: somebody else's folder is left as it was.
+        if !path.join(IDENTITY_FILE).exists() && identity::foreign_content(&path)? {
+            return Err(DataDirError::Foreign { path });
+        }
         let lock = lock(&path)?;
         let identity = match identity::read(&path, kind, format_version)? {
             Some(identity) => identity,
-            None if foreign => return Err(DataDirError::Foreign { path }),
             None => Identity::new(kind, format_version),
         };
         // Written at every start, changed or not: it proves that the folder can be written, and
