@@ -1,0 +1,208 @@
+//! Single decisions: one view, one plan.
+
+use rangedb_planner::{ClusterView, Liveness, NodeView, Operator, Policy, RangeView, Step, plan};
+use rangedb_types::{
+    Epoch, NodeId, RangeDescriptor, RangeId, Replica, ReplicaId, ReplicaRole, Span,
+};
+use std::collections::BTreeSet;
+
+const SEED: u64 = 7;
+use ReplicaRole::{IncomingVoter, Learner, Voter};
+
+fn node(id: u64) -> NodeView {
+    NodeView {
+        node_id: NodeId(id),
+        liveness: Liveness::Up,
+        accepts_replicas: true,
+        region: String::new(),
+        zone: String::new(),
+        rack: String::new(),
+    }
+}
+
+fn in_zone(id: u64, zone: &str) -> NodeView {
+    NodeView { zone: zone.to_owned(), ..node(id) }
+}
+
+/// A range led by the node of its first replica; replica n is on the n-th node given here and has
+/// the id 100 + the node's.
+fn range(replicas: &[(u64, ReplicaRole)], caught_up: &[u64]) -> RangeView {
+    let replicas: Vec<_> = replicas
+        .iter()
+        .map(|(node, role)| Replica {
+            replica_id: ReplicaId(100 + node),
+            node_id: NodeId(*node),
+            role: *role,
+        })
+        .collect();
+    RangeView {
+        leader: Some(replicas[0].node_id),
+        caught_up: caught_up.iter().map(|node| ReplicaId(100 + node)).collect(),
+        descriptor: RangeDescriptor {
+            range_id: RangeId(1),
+            span: Span::all(),
+            epoch: Epoch { version: 1, conf_version: 4 },
+            replicas,
+        },
+    }
+}
+
+fn policy(replication_factor: usize) -> Policy {
+    Policy { replication_factor, moves_per_node_max: 2 }
+}
+
+fn plan_one(
+    nodes: Vec<NodeView>,
+    range: RangeView,
+    factor: usize,
+) -> (Option<Operator>, Vec<String>) {
+    let view = ClusterView { nodes, ranges: vec![range] };
+    let (mut operators, explanation) = plan(&view, &policy(factor), SEED);
+    assert!(operators.len() <= 1);
+    (operators.pop(), explanation.pending())
+}
+
+fn step(nodes: Vec<NodeView>, range: RangeView, factor: usize) -> Option<Step> {
+    plan_one(nodes, range, factor).0.map(|operator| operator.step)
+}
+
+fn promote(nodes: &[u64]) -> Option<Step> {
+    Some(Step::Promote { replica_ids: nodes.iter().map(|node| ReplicaId(100 + node)).collect() })
+}
+
+#[test]
+fn one_node_runs_alone_and_says_so() {
+    let (operator, pending) = plan_one(vec![node(1)], range(&[(1, Voter)], &[1]), 3);
+    assert_eq!(operator, None);
+    assert_eq!(pending, ["range 1 wants 3 replicas, 1 node is up"]);
+}
+
+#[test]
+fn two_nodes_hold_a_voter_and_a_learner() {
+    let nodes = || vec![node(1), node(2)];
+    let add = step(nodes(), range(&[(1, Voter)], &[1]), 3);
+    assert_eq!(add, Some(Step::AddLearner { node_id: NodeId(2) }));
+    let (operator, pending) = plan_one(nodes(), range(&[(1, Voter), (2, Learner)], &[1, 2]), 3);
+    assert_eq!(operator, None);
+    assert!(pending[0].contains("1 voter and 1 learner"), "{pending:?}");
+}
+
+#[test]
+fn caught_up_learners_are_promoted_together() {
+    let nodes = || vec![node(1), node(2), node(3)];
+    let replicas = [(1, Voter), (2, Learner), (3, Learner)];
+    assert_eq!(step(nodes(), range(&replicas, &[1, 2, 3]), 3), promote(&[2, 3]));
+    // With one of them the range would have two voters.
+    let (operator, pending) = plan_one(nodes(), range(&replicas, &[1, 2]), 3);
+    assert_eq!(operator, None);
+    assert_eq!(pending, ["range 1 wants 3 voters, has 1; 1 of 2 learners have caught up"]);
+}
+
+#[test]
+fn five_replicas_may_grow_by_way_of_three_voters() {
+    let nodes = (1..=5).map(node).collect();
+    let replicas = [(1, Voter), (2, Learner), (3, Learner), (4, Learner), (5, Learner)];
+    assert_eq!(step(nodes, range(&replicas, &[1, 2, 4, 5]), 5), promote(&[2, 4]));
+}
+
+#[test]
+fn an_even_factor_is_obeyed_once_the_nodes_are_there() {
+    let replicas = [(1, Voter), (2, Learner)];
+    assert_eq!(step(vec![node(1), node(2)], range(&replicas, &[1, 2]), 2), promote(&[2]));
+}
+
+#[test]
+fn a_joint_range_is_led_out_whatever_else_is_wanted() {
+    let replicas = [(1, Voter), (2, IncomingVoter)];
+    assert_eq!(step(vec![node(1)], range(&replicas, &[]), 3), Some(Step::LeaveJoint));
+}
+
+#[test]
+fn without_a_leader_nothing_is_done() {
+    let silent = RangeView { leader: None, ..range(&[(1, Voter), (2, IncomingVoter)], &[]) };
+    let (operator, pending) = plan_one(vec![node(1), node(2)], silent, 3);
+    assert_eq!(operator, None);
+    assert_eq!(pending, ["range 1 has no leader that reports"]);
+}
+
+#[test]
+fn operators_carry_the_epoch_and_the_leader() {
+    let (operator, _) = plan_one(vec![node(1), node(2)], range(&[(1, Voter)], &[1]), 3);
+    let operator = operator.unwrap();
+    assert_eq!(operator.epoch, Epoch { version: 1, conf_version: 4 });
+    assert_eq!(operator.leader, NodeId(1));
+}
+
+#[test]
+fn zones_come_before_evenness() {
+    let nodes = vec![in_zone(1, "a"), in_zone(2, "a"), in_zone(3, "b")];
+    let mut view = ClusterView { nodes, ranges: Vec::new() };
+    // Node 3 is the fullest, and the only one in another zone.
+    for _ in 0..5 {
+        view.ranges.push(range(&[(3, Voter)], &[3]));
+    }
+    view.ranges.insert(0, range(&[(1, Voter)], &[1]));
+    let (operators, _) = plan(&view, &policy(3), SEED);
+    assert_eq!(operators[0].step, Step::AddLearner { node_id: NodeId(3) });
+}
+
+#[test]
+fn unfit_nodes_get_nothing() {
+    let mut nodes = vec![node(1), node(2), node(3), node(4)];
+    nodes[1].liveness = Liveness::Suspect;
+    nodes[2].liveness = Liveness::Down;
+    nodes[3].accepts_replicas = false;
+    assert_eq!(step(nodes, range(&[(1, Voter)], &[1]), 3), None);
+}
+
+#[test]
+fn a_learner_that_is_down_is_neither_promoted_nor_waited_for() {
+    let mut nodes = vec![node(1), node(2), node(3), node(4)];
+    nodes[2].liveness = Liveness::Down;
+    let replicas = [(1, Voter), (2, Learner), (3, Learner)];
+    let next = step(nodes.clone(), range(&replicas, &[1, 2, 3]), 3);
+    assert_eq!(next, Some(Step::AddLearner { node_id: NodeId(4) }));
+    let replicas = [(1, Voter), (2, Learner), (3, Learner), (4, Learner)];
+    assert_eq!(step(nodes.clone(), range(&replicas, &[1, 2, 3, 4]), 3), promote(&[2, 4]));
+    let replicas = [(1, Voter), (2, Voter), (3, Learner), (4, Voter)];
+    let next = step(nodes, range(&replicas, &[1, 2, 4]), 3);
+    assert_eq!(next, Some(Step::Remove { replica_id: ReplicaId(103) }));
+}
+
+#[test]
+fn a_node_takes_only_so_many_copies_at_once() {
+    let mut view = ClusterView { nodes: vec![node(1), node(2)], ranges: Vec::new() };
+    for id in 0..5 {
+        let mut range = range(&[(1, Voter)], &[1]);
+        range.descriptor.range_id = RangeId(id);
+        view.ranges.push(range);
+    }
+    let (operators, explanation) = plan(&view, &policy(3), SEED);
+    assert_eq!(operators.len(), 2);
+    let waiting =
+        explanation.pending().iter().filter(|why| why.contains("waits for other")).count();
+    assert_eq!(waiting, 3);
+}
+
+#[test]
+fn a_plan_is_the_same_twice() {
+    let nodes: Vec<_> = (1..=7).map(node).collect();
+    let view = ClusterView { nodes, ranges: vec![range(&[(4, Voter)], &[4]); 3] };
+    assert_eq!(plan(&view, &policy(3), 1), plan(&view, &policy(3), 1));
+    let targets: BTreeSet<_> = (0..50)
+        .map(|seed| match plan(&view, &policy(3), seed).0[0].step {
+            Step::AddLearner { node_id } => node_id,
+            _ => panic!("a learner is due"),
+        })
+        .collect();
+    assert!(targets.len() > 3, "seeds choose between equals: {targets:?}");
+}
+
+#[test]
+fn too_many_voters_are_told_and_left_alone() {
+    let nodes = (1..=3).map(node).collect();
+    let replicas = [(1, Voter), (2, Voter), (3, Voter)];
+    let (operator, pending) = plan_one(nodes, range(&replicas, &[1, 2, 3]), 1);
+    assert_eq!(operator, None);
+    assert!(pending[0].contains("has 3 voters and wants 1"), "{pending:?}");
+}
