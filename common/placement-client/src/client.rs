@@ -4,14 +4,14 @@ use crate::{LEADER_METADATA, PlacementError};
 use parking_lot::Mutex;
 use rangedb_proto::internal::v1::placement_admin_client::PlacementAdminClient;
 use rangedb_proto::internal::v1::placement_client::PlacementClient as WireClient;
-use rangedb_types::limits::MESSAGE_BYTES_MAX;
+use rangedb_service::grpc::{MESSAGE_BYTES_MAX, endpoint};
 use rangedb_types::{Random as _, SystemRandom};
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout_at};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
 /// The calls of nodes and gateways.
@@ -21,9 +21,6 @@ pub type AdminRpc = PlacementAdminClient<Channel>;
 
 /// Longest time one attempt of a call may take before another member is tried.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// First and longest pause between attempts; the real one is random between zero and these.
 const BACKOFF_FIRST: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_millis(400);
@@ -150,7 +147,11 @@ impl PlacementClient {
     ///
     /// # Errors
     /// As for [`Self::call`].
-    pub async fn call_admin<T, F, A>(&self, attempt: F, deadline: Instant) -> Result<T, PlacementError>
+    pub async fn call_admin<T, F, A>(
+        &self,
+        attempt: F,
+        deadline: Instant,
+    ) -> Result<T, PlacementError>
     where
         F: Fn(AdminRpc) -> A,
         A: Future<Output = Result<Response<T>, Status>>,
@@ -158,7 +159,11 @@ impl PlacementClient {
         self.call_channel(|channel| attempt(admin_client(channel)), deadline).await
     }
 
-    async fn call_channel<T, F, A>(&self, attempt: F, deadline: Instant) -> Result<T, PlacementError>
+    async fn call_channel<T, F, A>(
+        &self,
+        attempt: F,
+        deadline: Instant,
+    ) -> Result<T, PlacementError>
     where
         F: Fn(Channel) -> A,
         A: Future<Output = Result<Response<T>, Status>>,
@@ -206,7 +211,8 @@ impl PlacementClient {
         let mut state = self.state.lock();
         let known = self.given.iter().chain(&state.learned).any(|other| other == address);
         if !known && !address.is_empty() {
-            if self.given.len() + state.learned.len() >= ADDRESSES_MAX && !state.learned.is_empty() {
+            if self.given.len() + state.learned.len() >= ADDRESSES_MAX && !state.learned.is_empty()
+            {
                 let oldest = state.learned.remove(0);
                 state.channels.remove(&oldest);
             }
@@ -228,14 +234,7 @@ impl PlacementClient {
         if let Some(channel) = state.channels.get(address) {
             return Ok(channel.clone());
         }
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))
-            .map_err(|_| format!("`{address}` is not an address; expected HOST:PORT"))?
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-            .keep_alive_while_idle(true);
-        let channel = endpoint.connect_lazy();
+        let channel = endpoint(address).map_err(|error| error.to_string())?.connect_lazy();
         state.channels.insert(address.to_owned(), channel.clone());
         Ok(channel)
     }

@@ -43,7 +43,9 @@ impl From<PlacementError> for Status {
     fn from(error: PlacementError) -> Self {
         let (code, kind) = match &error {
             PlacementError::Refused(status) => return (**status).clone(),
-            PlacementError::Overloaded => (Code::ResourceExhausted, Kind::Overloaded(Overloaded {})),
+            PlacementError::Overloaded => {
+                (Code::ResourceExhausted, Kind::Overloaded(Overloaded {}))
+            }
             PlacementError::NoLeader { .. } | PlacementError::Stopped => {
                 (Code::Unavailable, Kind::PlacementUnavailable(PlacementUnavailable {}))
             }
