@@ -1,8 +1,22 @@
-//! What the rest of the process sees of the store.
+//! What the rest of the process sees of one replica: readable without the Raft thread.
 
+use super::checks::{ChecksumResult, Checks};
+use super::worker::{Task, WorkerSender};
+use crate::replica::Input;
+use crate::replica::lease::Lease;
+use crate::replica::membership::ReplicaChangeKind;
+use crate::replica::proposals::Write;
+use parking_lot::RwLock;
+use prost::Message as _;
 use rangedb_proto::internal::v1::WriteCommand;
-use rangedb_types::{Epoch, RangeDescriptor, RangeId, Replica, ReplicaId, Span};
+use rangedb_types::{
+    Epoch, MonotonicClock, RangeDescriptor, RangeId, Replica, ReplicaId, Timestamp,
+};
+use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// Proof that a replica led its range in a term and had applied that term's first entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,4 +54,260 @@ pub enum ReadError {
     NotReady,
     #[error("the node is stopping")]
     Stopping,
+}
+
+/// A replica at a glance, for reports and metrics.
+#[derive(Clone, Debug)]
+pub struct ReplicaStatus {
+    pub descriptor: Arc<RangeDescriptor>,
+    pub replica_id: ReplicaId,
+    pub leader: Option<Replica>,
+    pub is_leader: bool,
+    pub term: u64,
+    pub applied_index: u64,
+    pub last_index: u64,
+    /// Followers that hold (nearly) all of the log; empty unless this replica leads.
+    pub caught_up: Vec<ReplicaId>,
+    /// Followers that were silent for long; empty unless this replica leads.
+    pub down: Vec<ReplicaId>,
+}
+
+/// Written by the Raft thread (and the descriptor by the apply thread), read by everybody.
+pub(super) struct Published {
+    pub descriptor: Arc<RangeDescriptor>,
+    pub leader: Option<Replica>,
+    pub is_leader: bool,
+    pub term: u64,
+    pub last_index: u64,
+    pub leadership: Option<Leadership>,
+    pub lease: Lease,
+    pub caught_up: Vec<ReplicaId>,
+    pub down: Vec<ReplicaId>,
+}
+
+/// One replica, as the services see it.
+pub struct ReplicaHandle {
+    range_id: RangeId,
+    replica_id: ReplicaId,
+    worker: WorkerSender,
+    clock: Arc<dyn MonotonicClock>,
+    published: RwLock<Published>,
+    applied_index: AtomicU64,
+    largest_commit: AtomicU64,
+    special_generation: AtomicU64,
+    checks: Checks,
+}
+
+impl ReplicaHandle {
+    pub(super) fn new(
+        replica_id: ReplicaId,
+        descriptor: Arc<RangeDescriptor>,
+        worker: WorkerSender,
+        clock: Arc<dyn MonotonicClock>,
+    ) -> Self {
+        Self {
+            range_id: descriptor.range_id,
+            replica_id,
+            worker,
+            clock,
+            published: RwLock::new(Published {
+                descriptor,
+                leader: None,
+                is_leader: false,
+                term: 0,
+                last_index: 0,
+                leadership: None,
+                lease: Lease::default(),
+                caught_up: Vec::new(),
+                down: Vec::new(),
+            }),
+            applied_index: AtomicU64::new(0),
+            largest_commit: AtomicU64::new(0),
+            special_generation: AtomicU64::new(0),
+            checks: Checks::default(),
+        }
+    }
+
+    #[must_use]
+    pub fn range_id(&self) -> RangeId {
+        self.range_id
+    }
+
+    #[must_use]
+    pub fn replica_id(&self) -> ReplicaId {
+        self.replica_id
+    }
+
+    #[must_use]
+    pub fn descriptor(&self) -> Arc<RangeDescriptor> {
+        Arc::clone(&self.published.read().descriptor)
+    }
+
+    /// The leader as this replica knows it.
+    #[must_use]
+    pub fn leader(&self) -> Option<Replica> {
+        self.published.read().leader
+    }
+
+    /// Some only while this replica leads and has applied the first entry of its term.
+    #[must_use]
+    pub fn leadership(&self) -> Option<Leadership> {
+        self.published.read().leadership
+    }
+
+    /// True while no other leader can have been elected since `term` began. Check it again after
+    /// the engine snapshot was taken.
+    #[must_use]
+    pub fn lease_holds(&self, term: u64) -> bool {
+        let lease = self.published.read().lease;
+        lease.holds(term, self.clock.now())
+    }
+
+    /// Confirms leadership with a quorum and waits until all that was committed before is applied:
+    /// then the engine is safe to read for a request that arrived before this call.
+    ///
+    /// # Errors
+    /// A read is always safe to repeat.
+    pub async fn read_index(&self) -> Result<(), ReadError> {
+        let (reply, answer) = oneshot::channel();
+        let reply = Box::new(move |result| {
+            // The reader may have gone away; a read leaves nothing behind.
+            let _ = reply.send(result);
+        });
+        let task = Task::Replica { range_id: self.range_id, input: Input::Read(reply) };
+        if !self.worker.try_send(task) {
+            return Err(ReadError::NotReady);
+        }
+        answer.await.unwrap_or(Err(ReadError::Stopping))
+    }
+
+    /// Replicates a write. The future resolves when it is applied on this replica, and therefore
+    /// durable on a majority. Not awaiting it does not cancel it.
+    pub fn propose(
+        &self,
+        leadership: Leadership,
+        command: WriteCommand,
+    ) -> impl Future<Output = Result<(), ProposeError>> + Send + 'static {
+        let (reply, answer) = oneshot::channel();
+        let write = Write {
+            term: leadership.term,
+            epoch_version: leadership.epoch.version,
+            size_bytes: command.encoded_len(),
+            command,
+            reply: Box::new(move |result| {
+                // Who proposed may have gone away; the write happens all the same.
+                let _ = reply.send(result);
+            }),
+        };
+        let task = Task::Replica { range_id: self.range_id, input: Input::Propose(write) };
+        let accepted = self.worker.try_send(task);
+        async move {
+            if !accepted {
+                return Err(ProposeError::Overloaded);
+            }
+            answer.await.unwrap_or(Err(ProposeError::OutcomeUnknown))
+        }
+    }
+
+    /// The largest commit timestamp applied here.
+    #[must_use]
+    pub fn largest_commit(&self) -> Timestamp {
+        Timestamp(self.largest_commit.load(Ordering::Acquire))
+    }
+
+    /// A sequence lock over fences and range tombstones: odd while such a write is being applied.
+    /// Take the engine snapshot first, then read this; if it is odd, or differs from that of your
+    /// cached sets, load them from your snapshot (and cache them only if it is even).
+    #[must_use]
+    pub fn special_generation(&self) -> u64 {
+        self.special_generation.load(Ordering::SeqCst)
+    }
+
+    #[must_use]
+    pub fn applied_index(&self) -> u64 {
+        self.applied_index.load(Ordering::Acquire)
+    }
+
+    /// Proposes that every replica computes the checksum of its contents at one point of the log.
+    ///
+    /// # Errors
+    /// As for a write.
+    pub async fn consistency_check(&self, check_id: u64) -> Result<(), ProposeError> {
+        let (reply, answer) = oneshot::channel();
+        let reply = Box::new(move |result| {
+            // Who asked may have gone away.
+            let _ = reply.send(result);
+        });
+        let input = Input::Check { check_id, reply };
+        if !self.worker.try_send(Task::Replica { range_id: self.range_id, input }) {
+            return Err(ProposeError::Overloaded);
+        }
+        answer.await.unwrap_or(Err(ProposeError::OutcomeUnknown))
+    }
+
+    /// This replica's answer to a check, once it applied it; `None` if it does not within `limit`.
+    pub async fn checksum(&self, check_id: u64, limit: Duration) -> Option<ChecksumResult> {
+        self.checks.wait(check_id, limit).await
+    }
+
+    pub(super) fn checks(&self) -> &Checks {
+        &self.checks
+    }
+
+    /// Asks for a change of replicas. Fire and forget: a stale one is dropped.
+    pub(super) fn change_replicas(
+        &self,
+        epoch: Epoch,
+        changes: Vec<(ReplicaChangeKind, Replica)>,
+        leave_joint: bool,
+    ) -> bool {
+        let input = Input::ChangeReplicas { epoch, changes, leave_joint };
+        self.worker.try_send(Task::Replica { range_id: self.range_id, input })
+    }
+
+    pub(super) fn transfer_leader(&self, to: ReplicaId) -> bool {
+        let input = Input::TransferLeader { to };
+        self.worker.try_send(Task::Replica { range_id: self.range_id, input })
+    }
+
+    #[must_use]
+    pub fn status(&self) -> ReplicaStatus {
+        let published = self.published.read();
+        ReplicaStatus {
+            descriptor: Arc::clone(&published.descriptor),
+            replica_id: self.replica_id,
+            leader: published.leader,
+            is_leader: published.is_leader,
+            term: published.term,
+            applied_index: self.applied_index(),
+            last_index: published.last_index,
+            caught_up: published.caught_up.clone(),
+            down: published.down.clone(),
+        }
+    }
+
+    // ---- for the threads of the store
+
+    pub(super) fn publish(&self, change: impl FnOnce(&mut Published)) {
+        change(&mut self.published.write());
+    }
+
+    /// Applied entries are visible in the engine. Must come before anybody is answered.
+    pub(super) fn note_applied(
+        &self,
+        index: u64,
+        largest_commit: Timestamp,
+        descriptor: &Arc<RangeDescriptor>,
+    ) {
+        if !Arc::ptr_eq(&self.published.read().descriptor, descriptor) {
+            self.published.write().descriptor = Arc::clone(descriptor);
+        }
+        self.largest_commit.fetch_max(largest_commit.0, Ordering::AcqRel);
+        self.applied_index.store(index, Ordering::Release);
+    }
+
+    /// Call before and after a write of fences or range tombstones becomes visible.
+    pub(super) fn bump_special_generation(&self) {
+        self.special_generation.fetch_add(1, Ordering::SeqCst);
+    }
 }

@@ -1,0 +1,239 @@
+//! The apply threads: committed entries become data.
+//!
+//! One thread owns the applied state of its ranges. It writes what is waiting for many ranges as one
+//! batch, each range's state in the same batch as its data, makes it visible, and only then answers.
+
+use super::handle::{ProposeError, ReplicaHandle};
+use super::range_state;
+use super::worker::{AppliedNotice, Task, WorkerSender};
+use crate::raft_log::LogPosition;
+use crate::replica::apply::{Applier, CommittedEntry, Outcome};
+use crate::replica::proposals::ProposeReply;
+use crossbeam_channel::Receiver;
+use raft::eraftpb::ConfChangeV2;
+use rangedb_engine::{Durability, Engine, WriteBatch};
+use rangedb_types::RangeId;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Most bytes written as one batch, unless one entry is larger.
+const BATCH_BYTES_TARGET: usize = 4 << 20;
+
+/// Work for an apply thread.
+pub enum ApplyTask {
+    /// A replica that was loaded, made, or installed anew.
+    Register { applier: Applier, handle: Arc<ReplicaHandle> },
+    Entries { range_id: RangeId, entries: Vec<CommittedEntry> },
+    /// The replica is a member no more, as another node told us with proof.
+    Destroy { range_id: RangeId },
+    Stop,
+}
+
+struct Owned {
+    applier: Applier,
+    handle: Arc<ReplicaHandle>,
+    removed: bool,
+}
+
+/// Answers that wait until the batch is visible.
+type Answers = Vec<(Vec<ProposeReply>, Result<(), ProposeError>)>;
+
+/// What one range went through in a batch.
+#[derive(Default)]
+struct Progress {
+    changes: Vec<ConfChangeV2>,
+    special: bool,
+}
+
+/// One apply thread.
+pub struct ApplyThread {
+    engine: Arc<dyn Engine>,
+    tasks: Receiver<ApplyTask>,
+    worker: WorkerSender,
+    ranges: HashMap<RangeId, Owned>,
+    batch: WriteBatch,
+    answers: Answers,
+    progress: HashMap<RangeId, Progress>,
+}
+
+impl ApplyThread {
+    #[must_use]
+    pub fn new(engine: Arc<dyn Engine>, tasks: Receiver<ApplyTask>, worker: WorkerSender) -> Self {
+        Self {
+            engine,
+            tasks,
+            worker,
+            ranges: HashMap::new(),
+            batch: WriteBatch::new(),
+            answers: Vec::new(),
+            progress: HashMap::new(),
+        }
+    }
+
+    /// Runs until it is told to stop, or until something fails that must end the process.
+    ///
+    /// # Errors
+    /// What failed, in words.
+    pub fn run(mut self) -> Result<(), String> {
+        while let Ok(task) = self.tasks.recv() {
+            if !self.take(task)? {
+                return Ok(());
+            }
+            while self.batch.byte_size() < BATCH_BYTES_TARGET {
+                match self.tasks.try_recv() {
+                    Ok(task) => {
+                        if !self.take(task)? {
+                            return Ok(());
+                        }
+                    }
+                    Err(_) => break,
+                }
+            }
+            self.write()?;
+        }
+        Ok(())
+    }
+
+    /// False when it is time to stop.
+    fn take(&mut self, task: ApplyTask) -> Result<bool, String> {
+        match task {
+            ApplyTask::Register { applier, handle } => {
+                self.write()?;
+                handle.note_applied(
+                    applier.applied.index,
+                    applier.largest_commit,
+                    &applier.descriptor,
+                );
+                // An installed snapshot may have brought fences and range tombstones.
+                handle.bump_special_generation();
+                handle.bump_special_generation();
+                let range_id = applier.descriptor.range_id;
+                self.ranges.insert(range_id, Owned { applier, handle, removed: false });
+            }
+            ApplyTask::Entries { range_id, entries } => self.apply(range_id, entries)?,
+            ApplyTask::Destroy { range_id } => {
+                self.write()?;
+                self.destroy(range_id)?;
+            }
+            ApplyTask::Stop => {
+                self.write()?;
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn apply(&mut self, range_id: RangeId, entries: Vec<CommittedEntry>) -> Result<(), String> {
+        for CommittedEntry { entry, replies } in entries {
+            let Some(owned) = self.ranges.get_mut(&range_id).filter(|owned| !owned.removed) else {
+                self.answers.push((replies, Err(ProposeError::OutcomeUnknown)));
+                continue;
+            };
+            let applied = owned.applier.apply(&entry, &mut self.batch);
+            let (outcome, result) = applied
+                .map_err(|error| format!("range {range_id} cannot go on: {error}"))?;
+            let progress = self.progress.entry(range_id).or_default();
+            self.answers.push((replies, result));
+            match outcome {
+                Outcome::Written => {}
+                Outcome::Special => {
+                    if !progress.special {
+                        progress.special = true;
+                        owned.handle.bump_special_generation();
+                    }
+                }
+                Outcome::ConfChanged(change) => progress.changes.push(change),
+                Outcome::Removed(change) => {
+                    progress.changes.push(change);
+                    owned.removed = true;
+                    self.write()?;
+                    self.destroy(range_id)?;
+                }
+                Outcome::Check { check_id } => {
+                    self.write()?;
+                    self.check(range_id, check_id);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the batch, makes it visible, answers, and tells the Raft thread.
+    fn write(&mut self) -> Result<(), String> {
+        if self.progress.is_empty() && self.answers.is_empty() {
+            return Ok(());
+        }
+        for (range_id, progress) in &self.progress {
+            if let Some(owned) = self.ranges.get(range_id) {
+                let changed = !progress.changes.is_empty();
+                range_state::put(&mut self.batch, &owned.applier, changed);
+            }
+        }
+        self.engine
+            .write(&self.batch, Durability::Buffered)
+            .map_err(|error| format!("cannot write to the data store: {error}"))?;
+        self.batch.clear();
+        let mut notices = Vec::with_capacity(self.progress.len());
+        for (range_id, progress) in self.progress.drain() {
+            let Some(owned) = self.ranges.get(&range_id) else { continue };
+            let applier = &owned.applier;
+            owned.handle.note_applied(
+                applier.applied.index,
+                applier.largest_commit,
+                &applier.descriptor,
+            );
+            if progress.special {
+                owned.handle.bump_special_generation();
+            }
+            notices.push(AppliedNotice {
+                range_id,
+                replica_id: applier.replica_id,
+                position: applier.applied,
+                descriptor: Arc::clone(&applier.descriptor),
+                changes: progress.changes,
+                removed: owned.removed,
+            });
+        }
+        for (replies, result) in self.answers.drain(..) {
+            for reply in replies {
+                reply(result.clone());
+            }
+        }
+        self.worker.send(Task::Applied(notices));
+        Ok(())
+    }
+
+    /// The replica was removed from its range: its data goes, a tombstone stays.
+    fn destroy(&mut self, range_id: RangeId) -> Result<(), String> {
+        let Some(owned) = self.ranges.remove(&range_id) else {
+            return Ok(());
+        };
+        let descriptor = Arc::clone(&owned.applier.descriptor);
+        range_state::destroy(self.engine.as_ref(), &descriptor, owned.applier.replica_id)
+            .map_err(|error| format!("cannot remove range {range_id}: {error}"))?;
+        let replica_id = owned.applier.replica_id;
+        self.worker.send(Task::Destroyed { range_id, replica_id });
+        Ok(())
+    }
+
+    /// Computes a checksum of the range as it stands, on a thread of its own.
+    fn check(&self, range_id: RangeId, check_id: u64) {
+        let Some(owned) = self.ranges.get(&range_id) else { return };
+        let snapshot = self.engine.snapshot();
+        let (handle, applier) = (Arc::clone(&owned.handle), owned.applier.clone());
+        let compute = move || {
+            let LogPosition { index, .. } = applier.applied;
+            match range_state::checksum(snapshot.as_ref(), &applier.descriptor) {
+                Ok((checksum, entries)) => {
+                    let result = super::checks::ChecksumResult { applied_index: index, checksum, entries };
+                    handle.checks().add(check_id, result);
+                }
+                Err(error) => tracing::error!(%range_id, %error, "cannot compute a checksum"),
+            }
+        };
+        let spawned = std::thread::Builder::new().name("checksum".to_owned()).spawn(compute);
+        if let Err(error) = spawned {
+            tracing::warn!(%range_id, %error, "cannot start a thread for a checksum");
+        }
+    }
+}

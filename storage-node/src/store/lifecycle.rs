@@ -1,0 +1,349 @@
+//! How replicas come and go on a Raft thread.
+//!
+//! A replica comes by bootstrap, by loading at start, or by a message of a leader that added it; in
+//! the last case it knows nothing until its first snapshot. It goes when its group removed it, which
+//! it learns from its own log or from a member with proof. Its id never comes back: a tombstone
+//! stays. Epoch *and* bounds are checked before anything is made, so that a late message can never
+//! lay one range over another.
+
+use super::applier::ApplyTask;
+use super::hosted::Hosted;
+use super::range_state;
+use super::worker::{Worker, new_handle};
+use crate::raft_log::{LogChange, LogPosition, LogState, LogWrite};
+use crate::replica::apply::Applier;
+use crate::replica::log_storage::{LogStorage, SnapshotData, SnapshotSource};
+use crate::replica::{INITIAL_POSITION, Input, Replica, membership};
+use crate::snapshot::{InstallDone, StagedSnapshot};
+use crate::transport::{Inbound, Outbound};
+use raft::eraftpb::{HardState, MessageType};
+use rangedb_engine::Engine;
+use rangedb_types::{
+    Epoch, MonotonicTime, RangeDescriptor, RangeId, ReplicaId, Span, Timestamp,
+};
+use std::sync::Arc;
+
+/// Takes snapshots of one range's applied state for its peers.
+pub struct EngineSource {
+    pub engine: Arc<dyn Engine>,
+    pub range_id: RangeId,
+}
+
+impl SnapshotSource for EngineSource {
+    fn take(&self) -> Result<SnapshotData, String> {
+        let data = self.engine.snapshot();
+        let applier = range_state::load(data.as_ref(), self.range_id)?
+            .ok_or_else(|| format!("range {} has no state on this node", self.range_id))?;
+        Ok(SnapshotData { position: applier.applied, descriptor: applier.descriptor, data })
+    }
+}
+
+impl Worker {
+    /// Makes the first replica of the first range. Repeating it is harmless.
+    pub(super) fn bootstrap(
+        &mut self,
+        descriptor: RangeDescriptor,
+        now: MonotonicTime,
+    ) -> Result<(), String> {
+        let range_id = descriptor.range_id;
+        if self.replicas.contains_key(&range_id) {
+            return Ok(());
+        }
+        let replica_id = descriptor
+            .replica_on(self.shared.node_id)
+            .ok_or_else(|| format!("range {range_id} has no replica on this node"))?
+            .replica_id;
+        self.check_free(range_id, replica_id, &descriptor.span)?;
+        let applier = Applier {
+            replica_id,
+            descriptor: Arc::new(descriptor),
+            applied: INITIAL_POSITION,
+            largest_commit: Timestamp::ZERO,
+        };
+        range_state::create(self.shared.engine.as_ref(), &applier)?;
+        let state = self.reset_log(replica_id, INITIAL_POSITION)?;
+        self.adopt(applier, state, now)?;
+        tracing::info!(%range_id, %replica_id, "made the first replica of the range");
+        Ok(())
+    }
+
+    fn reset_log(&self, replica_id: ReplicaId, position: LogPosition) -> Result<LogState, String> {
+        let mut hard_state = HardState::default();
+        hard_state.term = position.term;
+        hard_state.commit = position.index;
+        let change =
+            LogChange::ResetTo { replica_id, position, hard_state: hard_state.clone() };
+        self.write_log(LogWrite { changes: vec![change] }, true)?;
+        Ok(LogState { hard_state, truncated: position, last_index: position.index })
+    }
+
+    /// Starts driving a replica whose state is on disk.
+    pub(super) fn adopt(
+        &mut self,
+        applier: Applier,
+        state: LogState,
+        now: MonotonicTime,
+    ) -> Result<(), String> {
+        let range_id = applier.descriptor.range_id;
+        let handle = new_handle(
+            &self.shared,
+            &self.sender,
+            applier.replica_id,
+            Arc::clone(&applier.descriptor),
+        );
+        handle.note_applied(applier.applied.index, applier.largest_commit, &applier.descriptor);
+        let core = self.core(&applier, state, now)?;
+        self.replicas.insert(range_id, Hosted::new(core, Arc::clone(&handle)));
+        self.touched.insert(range_id);
+        if !applier.descriptor.replicas.is_empty() {
+            self.shared.registry.write().insert(range_id, Arc::clone(&handle));
+            self.register_applier(applier, handle);
+            self.shared.changed.notify_waiters();
+        }
+        Ok(())
+    }
+
+    fn register_applier(&self, applier: Applier, handle: Arc<super::handle::ReplicaHandle>) {
+        // The apply thread only ends before this one when the process is failing.
+        let _ = self.appliers.send(ApplyTask::Register { applier, handle });
+    }
+
+    fn core(
+        &self,
+        applier: &Applier,
+        state: LogState,
+        now: MonotonicTime,
+    ) -> Result<Replica, String> {
+        let replica_id = applier.replica_id;
+        let source = EngineSource {
+            engine: Arc::clone(&self.shared.engine),
+            range_id: applier.descriptor.range_id,
+        };
+        let storage = LogStorage::new(
+            replica_id,
+            Arc::clone(&self.shared.log),
+            Box::new(source),
+            state,
+            membership::conf_state(&applier.descriptor.replicas),
+        )
+        .map_err(|error| error.to_string())?;
+        Replica::new(
+            replica_id,
+            Arc::clone(&applier.descriptor),
+            storage,
+            applier.applied,
+            self.shared.settings.replica,
+            &self.shared.logger,
+            now,
+        )
+        .map_err(|error| format!("replica {replica_id} cannot start: {error}"))
+    }
+
+    /// Refuses what would bring back a removed replica or lie over another range.
+    fn check_free(
+        &self,
+        range_id: RangeId,
+        replica_id: ReplicaId,
+        span: &Span,
+    ) -> Result<(), String> {
+        let removed = range_state::tombstone(self.shared.engine.as_ref(), range_id)?;
+        if removed.is_some_and(|removed| removed >= replica_id) {
+            return Err(format!("replica {replica_id} was removed from this node"));
+        }
+        let registry = self.shared.registry.read();
+        let overlap = registry.values().find(|handle| {
+            handle.range_id() != range_id && handle.descriptor().span.overlaps(span)
+        });
+        match overlap {
+            Some(other) => Err(format!("its keys overlap those of range {}", other.range_id())),
+            None => Ok(()),
+        }
+    }
+
+    /// A message of another node.
+    pub(super) fn inbound(&mut self, inbound: Inbound, now: MonotonicTime) {
+        let range_id = inbound.range_id;
+        if self.replicas.get(&range_id).is_some_and(|hosted| hosted.core.replica_id != inbound.to_replica) {
+            self.other_incarnation(&inbound);
+            return;
+        }
+        if let Some(range) = &inbound.removed_by {
+            self.told_removed(inbound.to_replica, range);
+            return;
+        }
+        let Some(message) = inbound.message.clone() else { return };
+        if !self.replicas.contains_key(&range_id) {
+            // Only a leader that added this replica makes it exist.
+            let from_leader = matches!(
+                message.get_msg_type(),
+                MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot
+            );
+            if !from_leader || !self.make_empty(range_id, inbound.to_replica, &inbound.span, now) {
+                return;
+            }
+        }
+        let Some(hosted) = self.replicas.get_mut(&range_id) else { return };
+        if Self::speaks_for_the_past(hosted, &inbound) {
+            self.outbound.push(Outbound {
+                to_node: inbound.from_node,
+                range_id,
+                from_replica: inbound.to_replica,
+                to_replica: inbound.from_replica,
+                epoch: hosted.core.descriptor().epoch,
+                span: Arc::new(inbound.span),
+                message: None,
+                removed_by: Some(Arc::clone(hosted.core.descriptor())),
+            });
+            self.touched.insert(range_id);
+            return;
+        }
+        hosted.note_peer(inbound.from_replica, inbound.from_node);
+        hosted.step(Input::Message(message), now);
+        self.touched.insert(range_id);
+    }
+
+    /// True for a sender that was removed and does not know it.
+    fn speaks_for_the_past(hosted: &Hosted, inbound: &Inbound) -> bool {
+        let range = hosted.core.descriptor();
+        hosted.core.is_initialised()
+            && range.replica(inbound.from_replica).is_none()
+            && range.epoch.conf_version > inbound.epoch.conf_version
+    }
+
+    /// A message for another incarnation of a replica on this node. A range has at most one replica
+    /// a node, so one with a later id and a later epoch proves that ours was removed.
+    fn other_incarnation(&mut self, inbound: &Inbound) {
+        let Some(hosted) = self.replicas.get(&inbound.range_id) else { return };
+        let later = inbound.to_replica > hosted.core.replica_id
+            && inbound.epoch.conf_version > hosted.core.descriptor().epoch.conf_version;
+        if later {
+            self.destroy(inbound.range_id);
+        }
+    }
+
+    fn told_removed(&mut self, replica_id: ReplicaId, range: &RangeDescriptor) {
+        let Some(hosted) = self.replicas.get(&range.range_id) else { return };
+        let later = range.epoch.conf_version > hosted.core.descriptor().epoch.conf_version;
+        if later && hosted.core.replica_id == replica_id && range.replica(replica_id).is_none() {
+            self.destroy(range.range_id);
+        }
+    }
+
+    fn destroy(&mut self, range_id: RangeId) {
+        let Some(hosted) = self.replicas.get_mut(&range_id) else { return };
+        hosted.stop();
+        if hosted.core.is_initialised() {
+            let _ = self.appliers.send(ApplyTask::Destroy { range_id });
+        } else {
+            let replica_id = hosted.core.replica_id;
+            self.sender.send(super::worker::Task::Destroyed { range_id, replica_id });
+        }
+    }
+
+    /// The data is gone and the tombstone is durable: the log may go too.
+    pub(super) fn destroyed(
+        &mut self,
+        range_id: RangeId,
+        replica_id: ReplicaId,
+    ) -> Result<(), String> {
+        let same = |hosted: &Hosted| hosted.core.replica_id == replica_id;
+        if self.replicas.get(&range_id).is_some_and(same)
+            && let Some(mut hosted) = self.replicas.remove(&range_id)
+        {
+            hosted.stop();
+        }
+        self.shared.registry.write().remove(&range_id);
+        self.shared.changed.notify_waiters();
+        tracing::info!(%range_id, %replica_id, "the replica was removed from this node");
+        let changes = vec![LogChange::Remove { replica_id }];
+        self.write_log(LogWrite { changes }, true)
+    }
+
+    /// Makes a replica that knows nothing yet. False if it must not exist here.
+    fn make_empty(
+        &mut self,
+        range_id: RangeId,
+        replica_id: ReplicaId,
+        span: &Span,
+        now: MonotonicTime,
+    ) -> bool {
+        if let Err(reason) = self.check_free(range_id, replica_id, span) {
+            tracing::debug!(%range_id, %replica_id, reason, "a message made no replica");
+            return false;
+        }
+        let descriptor = RangeDescriptor {
+            range_id,
+            span: span.clone(),
+            epoch: Epoch::default(),
+            replicas: Vec::new(),
+        };
+        let applier = range_state::empty(replica_id, descriptor);
+        match self.adopt(applier, LogState::default(), now) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::error!(%range_id, %replica_id, error, "cannot make a replica");
+                false
+            }
+        }
+    }
+
+    /// A verified snapshot arrived.
+    pub(super) fn staged(
+        &mut self,
+        staged: StagedSnapshot,
+        done: InstallDone,
+        now: MonotonicTime,
+    ) {
+        let range_id = staged.descriptor.range_id;
+        let known = self.replicas.get(&range_id);
+        let refusal = match known {
+            Some(hosted) if hosted.core.replica_id != staged.to_replica => {
+                Some("the snapshot is for another replica".to_owned())
+            }
+            // Bounds are checked again with those of the snapshot, which are the newer ones.
+            _ => self.check_free(range_id, staged.to_replica, &staged.descriptor.span).err(),
+        };
+        let refusal = refusal.or_else(|| {
+            let made = self.replicas.contains_key(&range_id)
+                || self.make_empty(range_id, staged.to_replica, &staged.descriptor.span, now);
+            (!made).then(|| "the replica cannot be made".to_owned())
+        });
+        if let Some(reason) = refusal {
+            self.shared.snapshots.discard(staged);
+            done(Err(reason));
+            return;
+        }
+        if let Some(hosted) = self.replicas.get_mut(&range_id) {
+            hosted.note_peer(staged.from_replica, staged.from_node);
+            hosted.take_staged(staged, done, &self.shared, now);
+            self.touched.insert(range_id);
+        }
+    }
+
+    /// The snapshot is in the data store, durably: cut the log to it and go on from there.
+    pub(super) fn installed(
+        &mut self,
+        range_id: RangeId,
+        result: Result<(), String>,
+    ) -> Result<(), String> {
+        // Half a snapshot is in the data store: the next start finishes it.
+        result.map_err(|error| format!("range {range_id}: cannot install a snapshot: {error}"))?;
+        let Some(hosted) = self.replicas.get_mut(&range_id) else { return Ok(()) };
+        let Some((_, done)) = hosted.take_installing() else { return Ok(()) };
+        let replica_id = hosted.core.replica_id;
+        let loaded = range_state::load(self.shared.engine.snapshot().as_ref(), range_id)?;
+        let applier = loaded.ok_or_else(|| format!("range {range_id} lost its state"))?;
+        let changes = hosted.core.snapshot_installed(Arc::clone(&applier.descriptor));
+        let handle = Arc::clone(&hosted.handle);
+        self.write_log(LogWrite { changes }, true)?;
+        self.shared.registry.write().insert(range_id, Arc::clone(&handle));
+        handle.note_applied(applier.applied.index, applier.largest_commit, &applier.descriptor);
+        tracing::info!(%range_id, %replica_id, index = applier.applied.index, "installed a snapshot");
+        self.register_applier(applier, handle);
+        self.shared.changed.notify_waiters();
+        let now = self.shared.clock.now();
+        self.persisted(range_id, now);
+        done(Ok(()));
+        Ok(())
+    }
+}

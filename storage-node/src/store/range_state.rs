@@ -1,0 +1,117 @@
+//! The applied state of ranges, as it lies in the data store.
+
+use crate::raft_log::LogPosition;
+use crate::replica::apply::Applier;
+use rangedb_engine::{Durability, Engine, Family, Snapshot, WriteBatch};
+use rangedb_mvcc::state::{AppliedState, RangeRecord, RangeState, ReplicaTombstone, range_bounds};
+use rangedb_types::{RangeDescriptor, RangeId, ReplicaId, Timestamp};
+use std::sync::Arc;
+
+/// Puts the applied position into a batch, and the descriptor if it changed.
+pub fn put(batch: &mut WriteBatch, applier: &Applier, descriptor_changed: bool) {
+    let range_id = applier.descriptor.range_id;
+    if descriptor_changed {
+        let descriptor = (*applier.descriptor).clone();
+        RangeState { replica_id: applier.replica_id, descriptor }.put(batch, range_id);
+    }
+    let LogPosition { index, term } = applier.applied;
+    AppliedState { index, term, max_version: applier.largest_commit }.put(batch, range_id);
+}
+
+/// Writes the state of a range that did not exist, durably.
+///
+/// # Errors
+/// The engine's, in words.
+pub fn create(engine: &dyn Engine, applier: &Applier) -> Result<(), String> {
+    let mut batch = WriteBatch::new();
+    put(&mut batch, applier, true);
+    engine.write(&batch, Durability::Synced).map_err(|error| error.to_string())
+}
+
+/// The applied state of one range; `None` if there is none.
+///
+/// # Errors
+/// The engine's, or damage, in words.
+pub fn load(snapshot: &dyn Snapshot, range_id: RangeId) -> Result<Option<Applier>, String> {
+    let state = RangeState::load(snapshot, range_id).map_err(|error| error.to_string())?;
+    let applied = AppliedState::load(snapshot, range_id).map_err(|error| error.to_string())?;
+    match (state, applied) {
+        (Some(state), Some(applied)) => Ok(Some(applier(state, applied))),
+        (None, None) => Ok(None),
+        _ => Err(format!("the state of range {range_id} is incomplete")),
+    }
+}
+
+fn applier(state: RangeState, applied: AppliedState) -> Applier {
+    Applier {
+        replica_id: state.replica_id,
+        descriptor: Arc::new(state.descriptor),
+        applied: LogPosition { index: applied.index, term: applied.term },
+        largest_commit: applied.max_version,
+    }
+}
+
+/// Every range that has state here.
+///
+/// # Errors
+/// The engine's, or damage, in words.
+pub fn load_all(snapshot: &dyn Snapshot) -> Result<Vec<Applier>, String> {
+    let states = RangeState::load_all(snapshot).map_err(|error| error.to_string())?;
+    let load = |(range_id, _)| {
+        load(snapshot, range_id)?.ok_or_else(|| format!("range {range_id} lost its state"))
+    };
+    states.into_iter().map(load).collect()
+}
+
+/// The newest replica of the range that was removed from this node.
+///
+/// # Errors
+/// The engine's, or damage, in words.
+pub fn tombstone(engine: &dyn Engine, range_id: RangeId) -> Result<Option<ReplicaId>, String> {
+    let record = engine
+        .get(Family::Meta, &ReplicaTombstone::key(range_id))
+        .map_err(|error| error.to_string())?;
+    record
+        .map(|record| ReplicaTombstone::decode(&record).map(|tombstone| tombstone.replica_id))
+        .transpose()
+        .map_err(|error| error.to_string())
+}
+
+/// Removes a replica's data and leaves a tombstone, in one durable step.
+///
+/// # Errors
+/// The engine's, in words.
+pub fn destroy(
+    engine: &dyn Engine,
+    range: &RangeDescriptor,
+    replica_id: ReplicaId,
+) -> Result<(), String> {
+    let mut batch = WriteBatch::new();
+    for span in rangedb_mvcc::replicated_spans(range) {
+        batch.delete_span(span.family, &span.lower, &span.upper);
+    }
+    let own = range_bounds(range.range_id);
+    batch.delete_span(Family::Meta, &own.lower, &own.upper);
+    ReplicaTombstone { replica_id }.put(&mut batch, range.range_id);
+    engine.write(&batch, Durability::Synced).map_err(|error| error.to_string())
+}
+
+/// Checksum and number of entries of a range's contents.
+///
+/// # Errors
+/// The engine's, or damage, in words.
+pub fn checksum(snapshot: &dyn Snapshot, range: &RangeDescriptor) -> Result<(u64, u64), String> {
+    let sum = rangedb_mvcc::checksum(snapshot, range).map_err(|error| error.to_string())?;
+    Ok((sum.checksum, sum.entries))
+}
+
+/// The state of a replica that knows nothing yet.
+#[must_use]
+pub fn empty(replica_id: ReplicaId, descriptor: RangeDescriptor) -> Applier {
+    Applier {
+        replica_id,
+        descriptor: Arc::new(descriptor),
+        applied: LogPosition::default(),
+        largest_commit: Timestamp::ZERO,
+    }
+}

@@ -1,0 +1,138 @@
+//! Starting the store: load, spawn, watch over the threads.
+
+use super::applier::{ApplyTask, ApplyThread};
+use super::load::{self, Loaded};
+use super::maintenance::Maintenance;
+use super::settings::StoreSettings;
+use super::shared::{Metrics, Shared};
+use super::worker::{Worker, WorkerSender};
+use super::{Store, StoreError, raft_logger, worker_index};
+use crate::raft_log::{LogPosition, RaftLog};
+use crate::snapshot::Snapshots;
+use crate::transport::RaftSender;
+use crossbeam_channel::unbounded;
+use parking_lot::{Mutex, RwLock};
+use rangedb_engine::Engine;
+use rangedb_types::{MonotonicClock, NodeId, RangeId};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use tokio::sync::{Notify, watch};
+
+/// What a store is made of.
+pub struct StoreOptions {
+    pub node_id: NodeId,
+    pub engine: Arc<dyn Engine>,
+    pub log: Arc<dyn RaftLog>,
+    pub sender: Arc<dyn RaftSender>,
+    pub snapshots: Arc<dyn Snapshots>,
+    pub clock: Arc<dyn MonotonicClock>,
+    pub settings: StoreSettings,
+    /// Ranges whose interrupted snapshot was installed again before the start.
+    pub installed: HashMap<RangeId, LogPosition>,
+}
+
+/// The threads of a store.
+pub struct Threads {
+    handles: Mutex<Vec<JoinHandle<()>>>,
+    maintenance: Mutex<Option<Maintenance>>,
+}
+
+impl Threads {
+    /// Waits for every thread; they were told to stop.
+    pub fn join(&self) {
+        if let Some(maintenance) = self.maintenance.lock().take() {
+            maintenance.stop();
+        }
+        let handles = std::mem::take(&mut *self.handles.lock());
+        for handle in handles {
+            if handle.join().is_err() {
+                tracing::error!("a thread of the store panicked");
+            }
+        }
+    }
+}
+
+pub fn start(options: StoreOptions) -> Result<Store, StoreError> {
+    let shared = Arc::new(Shared {
+        node_id: options.node_id,
+        engine: options.engine,
+        log: options.log,
+        sender: options.sender,
+        snapshots: options.snapshots,
+        clock: options.clock,
+        settings: options.settings,
+        changed: Arc::new(Notify::new()),
+        registry: RwLock::new(BTreeMap::new()),
+        metrics: Metrics::get(),
+        logger: raft_logger::logger(),
+        failed: watch::Sender::new(None),
+    });
+    let loaded = load::load_all(&shared, &options.installed).map_err(StoreError::Load)?;
+    let count = shared.settings.raft_threads.max(1);
+    let mut parts: Vec<Vec<Loaded>> = (0..count).map(|_| Vec::new()).collect();
+    for replica in loaded {
+        let index = worker_index(replica.applier.descriptor.range_id, count);
+        parts[index].push(replica);
+    }
+    let mut handles = Vec::with_capacity(2 * count);
+    let mut workers = Vec::with_capacity(count);
+    for (index, part) in parts.into_iter().enumerate() {
+        let sender = start_pair(&shared, index, part, &mut handles)?;
+        workers.push(sender);
+    }
+    let workers = Arc::new(workers);
+    let maintenance = Maintenance::start(Arc::clone(&shared), Arc::clone(&workers))?;
+    let threads = Threads {
+        handles: Mutex::new(handles),
+        maintenance: Mutex::new(Some(maintenance)),
+    };
+    Ok(Store { shared, workers, threads: Arc::new(threads) })
+}
+
+/// A Raft thread and its apply thread.
+fn start_pair(
+    shared: &Arc<Shared>,
+    index: usize,
+    loaded: Vec<Loaded>,
+    handles: &mut Vec<JoinHandle<()>>,
+) -> Result<WorkerSender, StoreError> {
+    // Unbounded channels, bounded by their senders: see `WorkerSender` and the replica's apply lag.
+    let (send_task, inbox) = unbounded();
+    let (appliers, apply_tasks) = unbounded::<ApplyTask>();
+    let sender = WorkerSender::new(send_task);
+    let mut worker = Worker {
+        shared: Arc::clone(shared),
+        inbox,
+        sender: sender.clone(),
+        appliers,
+        replicas: HashMap::new(),
+        touched: HashSet::new(),
+        outbound: Vec::new(),
+    };
+    let now = shared.clock.now();
+    for Loaded { applier, state } in loaded {
+        worker.adopt(applier, state, now).map_err(StoreError::Load)?;
+    }
+    let apply = ApplyThread::new(Arc::clone(&shared.engine), apply_tasks, sender.clone());
+    handles.push(spawn(shared, format!("apply-{index}"), move || apply.run())?);
+    handles.push(spawn(shared, format!("raft-{index}"), move || worker.run())?);
+    Ok(sender)
+}
+
+/// Runs a thread whose failure or panic ends the process.
+fn spawn(
+    shared: &Arc<Shared>,
+    name: String,
+    run: impl FnOnce() -> Result<(), String> + Send + 'static,
+) -> Result<JoinHandle<()>, StoreError> {
+    let shared = Arc::clone(shared);
+    let thread = std::thread::Builder::new().name(name.clone());
+    let body = move || match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(Ok(())) => {}
+        Ok(Err(reason)) => shared.fail(reason),
+        Err(_) => shared.fail(format!("thread {name} panicked")),
+    };
+    Ok(thread.spawn(body)?)
+}
