@@ -48,6 +48,8 @@ verify: setup ## Check format, lints and the house rules
 	$(RUN_CARGO) test --workspace --locked --test tidy
 
 test: setup-test ## Run every test
+	@# Plain binaries too: tests start them as processes. All targets, for the same set of features.
+	$(RUN_CARGO) build --workspace --all-targets --locked
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
 		echo "$(CARGO) nextest run --workspace --locked"; \
 		$(RUN_CARGO) nextest run --workspace --locked; \
