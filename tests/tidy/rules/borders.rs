@@ -119,8 +119,7 @@ pub fn check_source(source: &Source) -> Vec<Finding> {
     let applies = |place: &&str| {
         module == *place || module.strip_prefix(*place).is_some_and(|rest| rest.starts_with('/'))
     };
-    for border in MODULES.iter().filter(|border| border.places.iter().any(|place| applies(&place)))
-    {
+    for border in MODULES.iter().filter(|border| border.places.iter().any(applies)) {
         for (line, code) in source.code_lines() {
             let named = border.forbidden.iter().find(|name| has_word(code, name));
             if let Some(name) = named.filter(|_| !source.is_test(line)) {
