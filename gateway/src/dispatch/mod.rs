@@ -1,0 +1,218 @@
+//! Executes one operation: find the route, send, judge the answer, try again inside the deadline.
+//!
+//! Owns: attempts. Must not know: the public wire. Invariants: no attempt outlives its own time
+//! limit; a write is repeated only under the same request id, and flagged as a repetition once an
+//! earlier attempt may have been applied.
+
+mod call;
+mod interpret;
+
+pub use call::{Call, Reason, Retry};
+pub use interpret::{Verdict, interpret};
+
+use crate::errors::Failure;
+use crate::metrics::Metrics;
+use crate::nodes::waiter::{Waiter, oneshot_waiter};
+use crate::nodes::{Link, Nodes, Outcome, Submission};
+use crate::operation::Operation;
+use crate::routing::{Route, Routes};
+use rangedb_placement_client::{PlacementError, TimestampClient};
+use rangedb_proto::internal::v1::DataRequest;
+use rangedb_proto::internal::v1::data_response::Result as Answer;
+use rangedb_types::{NodeId, RangeId, Timestamp};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// What operations are executed with.
+pub struct Dispatcher {
+    pub routes: Arc<Routes>,
+    pub nodes: Arc<Nodes>,
+    pub timestamps: Arc<TimestampClient>,
+    pub metrics: Arc<Metrics>,
+    attempt_timeout: Duration,
+}
+
+/// An answer and the route it came by.
+#[derive(Debug)]
+pub struct Answered {
+    pub answer: Answer,
+    pub route: Arc<Route>,
+}
+
+impl Dispatcher {
+    #[must_use]
+    pub fn new(
+        routes: Arc<Routes>,
+        nodes: Arc<Nodes>,
+        timestamps: Arc<TimestampClient>,
+        metrics: Arc<Metrics>,
+        attempt_timeout: Duration,
+    ) -> Arc<Self> {
+        Arc::new(Self { routes, nodes, timestamps, metrics, attempt_timeout })
+    }
+
+    /// A fresh timestamp of the oracle.
+    ///
+    /// # Errors
+    /// `PlacementUnavailable` at the deadline, `Overloaded` if too many wait.
+    pub async fn timestamp(&self, deadline: Instant) -> Result<Timestamp, Failure> {
+        self.timestamps.get(deadline).await.map_err(|error| match error {
+            PlacementError::Overloaded => Failure::Overloaded,
+            error => Failure::PlacementUnavailable { why: error.to_string() },
+        })
+    }
+
+    /// When an attempt that starts now has to end.
+    #[must_use]
+    pub fn attempt_end(&self, now: Instant, deadline: Instant) -> Instant {
+        deadline.min(now + self.attempt_timeout)
+    }
+
+    /// Executes an operation to its end.
+    ///
+    /// # Errors
+    /// Why it failed; see [`Failure`] for what each means.
+    pub async fn execute(
+        &self,
+        operation: &Operation,
+        mut call: Call,
+    ) -> Result<Answered, Failure> {
+        loop {
+            let retry = match self.attempt(operation, &call).await {
+                (Verdict::Done(answer), Some(route)) => return Ok(Answered { answer, route }),
+                (Verdict::Failed(failure), _) => return Err(failure),
+                (Verdict::Again(retry), _) => retry,
+                (Verdict::Done(_), None) => unreachable!("an answer came by some route"),
+            };
+            self.prepare(operation, &mut call, retry).await?;
+        }
+    }
+
+    /// Goes on with an operation whose first attempt, made elsewhere, has to be repeated.
+    ///
+    /// # Errors
+    /// As for [`Self::execute`].
+    pub async fn resume(
+        &self,
+        operation: &Operation,
+        mut call: Call,
+        retry: Retry,
+    ) -> Result<Answered, Failure> {
+        self.prepare(operation, &mut call, retry).await?;
+        self.execute(operation, call).await
+    }
+
+    /// Waits and refreshes as the retry rules say.
+    pub async fn prepare(
+        &self,
+        operation: &Operation,
+        call: &mut Call,
+        retry: Retry,
+    ) -> Result<(), Failure> {
+        let next = call.after(operation, retry, Instant::now())?;
+        self.metrics.retries.with_label_values(&[retry.reason.label()]).inc();
+        if !next.pause.is_zero() {
+            tokio::time::sleep(next.pause).await;
+        }
+        if next.refresh {
+            self.routes.refresh(&operation.place(), call.deadline).await;
+        }
+        Ok(())
+    }
+
+    /// One attempt: at most one request to one node.
+    pub async fn attempt(
+        &self,
+        operation: &Operation,
+        call: &Call,
+    ) -> (Verdict, Option<Arc<Route>>) {
+        let again = |reason, range_id| {
+            (Verdict::Again(Retry { reason, range_id, redirected: false }), None)
+        };
+        let route = match self.routes.find(&operation.place(), call.deadline).await {
+            Ok(route) => route,
+            Err(error) => {
+                tracing::debug!(%error, "no route");
+                return again(Reason::NoRoute, RangeId(0));
+            }
+        };
+        if let Some(failure) = outside(operation, &route) {
+            // The range may have been split between two attempts, after the first was applied.
+            let failure = if call.maybe_applied() { call.give_up(operation) } else { failure };
+            return (Verdict::Failed(failure), Some(route));
+        }
+        let Some(node) = route.target() else {
+            return again(Reason::NoRoute, route.descriptor.range_id);
+        };
+        let (waiter, answer) = oneshot_waiter();
+        let outcome = match self.nodes.get(node) {
+            Some(listed) => {
+                let submission =
+                    self.submission(operation, &route, call.maybe_applied(), call.deadline, waiter);
+                listed.link().submit([submission]);
+                // The link tells every waiter; if it was dropped with the process's end, the
+                // request may have been on its way.
+                answer.await.unwrap_or(Outcome::Lost)
+            }
+            None => Outcome::NotSent,
+        };
+        (interpret(&self.routes, &route, node, operation, outcome), Some(route))
+    }
+
+    /// The request of one attempt.
+    #[must_use]
+    pub fn submission(
+        &self,
+        operation: &Operation,
+        route: &Route,
+        repeated: bool,
+        deadline: Instant,
+        waiter: Box<dyn Waiter>,
+    ) -> Submission {
+        let now = Instant::now();
+        let expires = self.attempt_end(now, deadline);
+        Submission {
+            request: request(route, operation.to_wire(repeated), expires.duration_since(now)),
+            waiter,
+            expires,
+            cost_bytes: operation.cost_bytes(),
+        }
+    }
+
+    /// The link to a node, if the address book lists it.
+    #[must_use]
+    pub fn link(&self, node: NodeId) -> Option<Arc<Link>> {
+        self.nodes.get(node).map(|node| Arc::clone(node.link()))
+    }
+}
+
+/// The wire form of a request; the link adds its tag.
+#[must_use]
+pub fn request(
+    route: &Route,
+    operation: rangedb_proto::internal::v1::data_request::Operation,
+    timeout: Duration,
+) -> DataRequest {
+    DataRequest {
+        tag: 0,
+        range_id: route.descriptor.range_id.get(),
+        epoch: Some(route.descriptor.epoch.into()),
+        timeout_ms: u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX).max(1),
+        operation: Some(operation),
+    }
+}
+
+/// A DeleteRange that leaves its range cannot be done atomically yet.
+fn outside(operation: &Operation, route: &Route) -> Option<Failure> {
+    let Operation::DeleteRange { end, .. } = operation else { return None };
+    let range_end = &route.descriptor.span.end;
+    let inside = range_end.is_empty() || (!end.is_empty() && end.as_ref() <= range_end.as_slice());
+    (!inside).then(|| Failure::NotImplemented {
+        feature: "delete_range over several ranges",
+        message:
+            "the span lies in more than one range, and DeleteRange is served inside one range \
+                  only; delete its keys one by one, or in smaller spans"
+                .to_owned(),
+    })
+}

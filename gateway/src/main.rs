@@ -1,0 +1,73 @@
+//! `rangedb-gateway`: the stateless front of RangeDB.
+
+use clap::Parser;
+use rangedb_gateway::{Settings, start};
+use rangedb_service::{CommonArgs, logging, process, settings, shutdown};
+use serde::Serialize;
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// The stateless front of RangeDB: serves applications over gRPC. Every setting can also stand in
+/// --config or in a variable RANGEDB_<NAME>; flags win over variables, those over the file.
+#[derive(Parser, Serialize)]
+#[command(name = "rangedb-gateway", version)]
+struct Args {
+    #[command(flatten)]
+    #[serde(flatten)]
+    common: CommonArgs,
+
+    /// Where gRPC is served [default: 127.0.0.1:8081]
+    #[arg(long, value_name = "HOST:PORT")]
+    listen: Option<String>,
+
+    /// Where metrics and health are served over HTTP [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "HOST:PORT")]
+    http_listen: Option<String>,
+
+    /// What clients dial, where it is not what is listened on
+    #[arg(long, value_name = "HOST:PORT")]
+    advertise: Option<String>,
+
+    /// Members of placement [default: 127.0.0.1:8281]
+    #[arg(long, value_name = "HOST:PORT,…", value_delimiter = ',')]
+    placement: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let settings: Settings = match settings::load(args.common.config.as_deref(), &args) {
+        Ok(settings) => settings,
+        Err(error) => return process::failed(&error),
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return process::failed(&error),
+    };
+    runtime.block_on(run(settings))
+}
+
+async fn run(settings: Settings) -> ExitCode {
+    let log = settings.log.clone();
+    let _logging = match logging::init_from(&log) {
+        Ok(guard) => guard,
+        Err(error) => return process::failed(&error),
+    };
+    let signals = shutdown::signals();
+    let server = match start(settings).await {
+        Ok(server) => server,
+        Err(error) => return process::failed(&error),
+    };
+    let reason = tokio::select! {
+        () = signals.cancelled() => None,
+        reason = server.failed() => Some(reason),
+    };
+    if let Err(error) = server.shutdown().await {
+        tracing::warn!(%error, "shutdown was not clean");
+    }
+    match reason {
+        None => ExitCode::SUCCESS,
+        Some(reason) => process::fatal(&reason),
+    }
+}

@@ -1,0 +1,207 @@
+//! One operation as the gateway carries it from validation to a storage node.
+//!
+//! Owns: the shape of an operation and its translation to the nodes' wire. Must not know: routes,
+//! links, gRPC. Invariant: cloning copies no key or value (they are reference-counted slices).
+
+use bytes::Bytes;
+use rangedb_proto::internal::v1 as wire;
+use rangedb_types::Timestamp;
+use wire::data_request::Operation as WireOperation;
+use wire::write_condition::Must;
+
+/// Bytes that a request costs beside its keys and values.
+const ENVELOPE_BYTES: usize = 96;
+
+/// Names one logical write over all its attempts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Sixteen bytes.
+    pub request_id: Bytes,
+    /// Oracle time at or before the first attempt.
+    pub seen: Timestamp,
+    /// True if the caller says that an earlier attempt of his may have been applied.
+    pub retry: bool,
+}
+
+/// What must hold for a conditional write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    VersionIs(Timestamp),
+    Absent,
+}
+
+/// Where in the key space an operation belongs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The range that holds this key.
+    At(Bytes),
+    /// The range that holds the keys just below this bound; empty: the last range.
+    Below(Bytes),
+}
+
+/// One operation inside one range.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
+    Get { keys: Vec<Bytes> },
+    Put { key: Bytes, value: Bytes, condition: Option<Condition>, identity: Identity },
+    Delete { key: Bytes, condition: Option<Condition>, identity: Identity },
+    DeleteRange { start: Bytes, end: Bytes, identity: Identity },
+    Scan(Scan),
+    CommitStatus { key: Bytes, request_id: Bytes, seen: Timestamp },
+}
+
+/// One page of a range read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scan {
+    pub start: Bytes,
+    pub end: Bytes,
+    /// 0: as many as fit.
+    pub limit: u64,
+    pub bytes_max: u64,
+    pub reverse: bool,
+    pub keys_only: bool,
+    /// Zero: the latest.
+    pub read_version: Timestamp,
+}
+
+impl Operation {
+    /// Where the operation is routed to.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        match self {
+            Self::Get { keys } => Place::At(keys.first().cloned().unwrap_or_default()),
+            Self::Put { key, .. } | Self::Delete { key, .. } | Self::CommitStatus { key, .. } => {
+                Place::At(key.clone())
+            }
+            Self::DeleteRange { start, .. } => Place::At(start.clone()),
+            Self::Scan(scan) if scan.reverse => Place::Below(scan.end.clone()),
+            Self::Scan(scan) => Place::At(scan.start.clone()),
+        }
+    }
+
+    /// The write's identity; `None` for reads.
+    #[must_use]
+    pub const fn identity(&self) -> Option<&Identity> {
+        match self {
+            Self::Put { identity, .. }
+            | Self::Delete { identity, .. }
+            | Self::DeleteRange { identity, .. } => Some(identity),
+            Self::Get { .. } | Self::Scan(_) | Self::CommitStatus { .. } => None,
+        }
+    }
+
+    /// Bytes that the request holds while it waits in a queue.
+    #[must_use]
+    pub fn cost_bytes(&self) -> usize {
+        ENVELOPE_BYTES
+            + match self {
+                Self::Get { keys } => keys.iter().map(Bytes::len).sum(),
+                Self::Put { key, value, .. } => key.len() + value.len(),
+                Self::Delete { key, .. } | Self::CommitStatus { key, .. } => key.len(),
+                Self::DeleteRange { start, end, .. } => start.len() + end.len(),
+                Self::Scan(scan) => scan.start.len() + scan.end.len(),
+            }
+    }
+
+    /// The nodes' form of the operation. `repeated`: an earlier attempt of this gateway's may have
+    /// been applied.
+    #[must_use]
+    pub fn to_wire(&self, repeated: bool) -> WireOperation {
+        match self.clone() {
+            Self::Get { keys } => WireOperation::Get(wire::NodeGet { keys, read_version: 0 }),
+            Self::Put { key, value, condition, identity } => WireOperation::Put(wire::NodePut {
+                key,
+                value,
+                condition: condition.map(Into::into),
+                identity: Some(identity.into_wire(repeated)),
+            }),
+            Self::Delete { key, condition, identity } => WireOperation::Delete(wire::NodeDelete {
+                key,
+                condition: condition.map(Into::into),
+                identity: Some(identity.into_wire(repeated)),
+            }),
+            Self::DeleteRange { start, end, identity } => {
+                WireOperation::DeleteRange(wire::NodeDeleteRange {
+                    start,
+                    end,
+                    identity: Some(identity.into_wire(repeated)),
+                })
+            }
+            Self::Scan(scan) => WireOperation::Scan(wire::NodeScan {
+                start: scan.start,
+                end: scan.end,
+                limit: scan.limit,
+                bytes_max: scan.bytes_max,
+                reverse: scan.reverse,
+                keys_only: scan.keys_only,
+                read_version: scan.read_version.0,
+            }),
+            Self::CommitStatus { key, request_id, seen } => {
+                WireOperation::CommitStatus(wire::NodeCommitStatus {
+                    key,
+                    request_id,
+                    seen_version: seen.0,
+                })
+            }
+        }
+    }
+}
+
+impl Identity {
+    fn into_wire(self, repeated: bool) -> wire::WriteIdentity {
+        wire::WriteIdentity {
+            request_id: self.request_id,
+            seen_version: self.seen.0,
+            retry: self.retry || repeated,
+        }
+    }
+}
+
+impl From<Condition> for wire::WriteCondition {
+    fn from(condition: Condition) -> Self {
+        let must = match condition {
+            Condition::VersionIs(version) => Must::VersionIs(version.0),
+            Condition::Absent => Must::Absent(true),
+        };
+        Self { must: Some(must) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repeated_write_keeps_its_id_and_says_so() {
+        let identity =
+            Identity { request_id: Bytes::from_static(&[7; 16]), seen: Timestamp(5), retry: false };
+        let put = Operation::Put {
+            key: Bytes::from_static(b"k"),
+            value: Bytes::from_static(b"v"),
+            condition: Some(Condition::Absent),
+            identity,
+        };
+        let WireOperation::Put(first) = put.to_wire(false) else { panic!("a put") };
+        let WireOperation::Put(second) = put.to_wire(true) else { panic!("a put") };
+        let (first, second) = (first.identity.unwrap(), second.identity.unwrap());
+        assert_eq!(first.request_id, second.request_id);
+        assert_eq!((first.retry, second.retry), (false, true));
+        assert_eq!(second.seen_version, 5);
+    }
+
+    #[test]
+    fn reverse_scans_are_routed_by_their_end() {
+        let scan = Scan {
+            start: Bytes::from_static(b"a"),
+            end: Bytes::from_static(b"m"),
+            limit: 0,
+            bytes_max: 1,
+            reverse: true,
+            keys_only: false,
+            read_version: Timestamp::ZERO,
+        };
+        assert_eq!(Operation::Scan(scan.clone()).place(), Place::Below(scan.end.clone()));
+        let forward = Scan { reverse: false, ..scan };
+        assert_eq!(Operation::Scan(forward).place(), Place::At(Bytes::from_static(b"a")));
+    }
+}
