@@ -16,7 +16,7 @@ command -v cargo >/dev/null 2>&1 ||
 # bindgen (for RocksDB) opens libclang at build time and needs clang's own headers beside it.
 have_libclang() {
     [ -n "${LIBCLANG_PATH:-}" ] && return 0
-    { ldconfig -p 2>/dev/null || /sbin/ldconfig -p 2>/dev/null; } | grep -q 'libclang[-.0-9]*\.so' && return 0
+    { ldconfig -p 2>/dev/null || /sbin/ldconfig -p 2>/dev/null; } | grep 'libclang[-.0-9]*\.so' >/dev/null && return 0
     compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null
 }
 have_clang_headers() {

@@ -14,7 +14,8 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 
 /// What is logged unless a filter says otherwise: our own news, and only trouble from libraries.
-pub const DEFAULT_FILTER: &str = "info,openraft=warn,h2=warn,hyper=warn,tower=warn";
+pub const DEFAULT_FILTER: &str =
+    "info,openraft=warn,h2=warn,hyper=warn,tonic=warn,tower=warn,opentelemetry=warn";
 
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]

@@ -43,8 +43,7 @@ impl ProcessCollector {
             "rangedb_process_resident_memory_bytes",
             "Memory of the process that is in RAM",
         )?;
-        let open_files =
-            IntGauge::new("rangedb_process_open_files", "File descriptors in use")?;
+        let open_files = IntGauge::new("rangedb_process_open_files", "File descriptors in use")?;
         let start_time = Gauge::new(
             "rangedb_process_start_time_seconds",
             "When the process started, seconds since 1970",
