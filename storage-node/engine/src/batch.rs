@@ -32,10 +32,21 @@ enum Kind {
 /// One change of a batch, as an engine reads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BatchOp<'a> {
-    Put { family: Family, key: &'a [u8], value: &'a [u8] },
-    Delete { family: Family, key: &'a [u8] },
+    Put {
+        family: Family,
+        key: &'a [u8],
+        value: &'a [u8],
+    },
+    Delete {
+        family: Family,
+        key: &'a [u8],
+    },
     /// Every key of `[start, end)`.
-    DeleteSpan { family: Family, start: &'a [u8], end: &'a [u8] },
+    DeleteSpan {
+        family: Family,
+        start: &'a [u8],
+        end: &'a [u8],
+    },
 }
 
 impl WriteBatch {

@@ -50,9 +50,10 @@ pub trait Engine: Send + Sync {
     /// add what was written since, where that matters.
     fn approximate_size(&self, start: &[u8], end: &[u8]) -> u64;
 
-    /// Removes every key of `[start, end)` and gives its space back soon. For spans that nobody
-    /// reads any more (removed replicas); to remove keys together with other changes, use
-    /// [`WriteBatch::delete_span`]. Durable once `sync_wal` or `flush` returned.
+    /// Removes every key of `[start, end)` and gives its space back, which may take a second or
+    /// more. For spans that nobody reads any more (removed replicas); to remove keys quickly or
+    /// together with other changes, use [`WriteBatch::delete_span`]. Durable once `sync_wal` or
+    /// `flush` returned.
     ///
     /// # Errors
     /// Fatal ones.
@@ -125,8 +126,7 @@ pub trait Snapshot: Send + Sync {
     ///
     /// # Errors
     /// As `first_version`.
-    fn first_versions(&self, family: Family, seeks: &[&[u8]])
-    -> Result<Vec<Option<VersionEntry>>>;
+    fn first_versions(&self, family: Family, seeks: &[&[u8]]) -> Result<Vec<Option<VersionEntry>>>;
 }
 
 /// What `first_version` found: the end of its key (the rest equals what was asked) and its value.

@@ -27,9 +27,7 @@ pub enum EngineError {
         "the engine in {path} was written by a newer version (format {found}, this one reads up to {supported}); start that version instead"
     )]
     NewerFormat { path: PathBuf, found: u32, supported: u32 },
-    #[error(
-        "the engine `{0}` is not yet available; start with `--engine rocksdb` (the default)"
-    )]
+    #[error("the engine `{0}` is not yet available; start with `--engine rocksdb` (the default)")]
     NotAvailable(EngineKind),
     #[error("the engine is closed")]
     Closed,

@@ -1,8 +1,6 @@
 //! Reads of spans at a timestamp, page by page, in either direction.
 
-use crate::key::{
-    SpanBounds, bounds, decode_key, encode_key, encode_version, split_version,
-};
+use crate::key::{SpanBounds, bounds, decode_key, encode_key, encode_version, split_version};
 use crate::read::long_value;
 use crate::record::{LockRecord, WriteKind, WriteRecord};
 use crate::{MvccError, Result, TombstoneSet};
@@ -311,11 +309,7 @@ impl Scanner<'_> {
 
     fn resume_after_last(&mut self) {
         let last = self.page.entries.last().expect("a page that is full has entries");
-        self.page.resume = Some(if self.options.reverse {
-            last.key.clone()
-        } else {
-            next_key(&last.key).into()
-        });
+        self.page.resume =
+            Some(if self.options.reverse { last.key.clone() } else { next_key(&last.key).into() });
     }
 }
-

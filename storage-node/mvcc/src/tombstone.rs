@@ -210,12 +210,11 @@ impl TombstoneCache {
         // is loaded now, is what the snapshot holds and what others with this generation need.
         let settled =
             generation.is_multiple_of(2) && self.generation.load(Ordering::SeqCst) == generation;
-        if settled {
-            if let Some((cached_at, set)) = &*self.cached.lock() {
-                if *cached_at == generation {
-                    return Ok(Arc::clone(set));
-                }
-            }
+        if settled
+            && let Some((cached_at, set)) = &*self.cached.lock()
+            && *cached_at == generation
+        {
+            return Ok(Arc::clone(set));
         }
         let set = Arc::new(TombstoneSet::load(snapshot, span)?);
         if settled {

@@ -125,7 +125,8 @@ mod tests {
                 encryption_key_id,
                 short_value: short.as_deref(),
             };
-            prop_assert_eq!(WriteRecord::decode(&record.encode()), Ok(record));
+            let bytes = record.encode();
+            prop_assert_eq!(WriteRecord::decode(&bytes), Ok(record));
         }
 
         #[test]

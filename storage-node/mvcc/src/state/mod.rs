@@ -72,10 +72,7 @@ pub(crate) fn split_fence_key(key: &[u8]) -> Option<(RangeId, RequestId)> {
     let rest = key.strip_prefix(&[RANGE])?;
     let (range_id, rest) = rest.split_first_chunk::<8>()?;
     let request_id: [u8; 16] = rest.strip_prefix(&[FENCE])?.try_into().ok()?;
-    Some((
-        RangeId(u64::from_be_bytes(*range_id)),
-        RequestId(u128::from_be_bytes(request_id)),
-    ))
+    Some((RangeId(u64::from_be_bytes(*range_id)), RequestId(u128::from_be_bytes(request_id))))
 }
 
 /// One record of the meta family that belongs to a range.
@@ -160,7 +157,9 @@ mod tests {
         assert!(bounds.lower < key && key < bounds.upper);
         let all = range_bounds(RangeId(9));
         assert!(all.lower < key && key < all.upper);
-        assert!(all.lower < RangeState::key(RangeId(9)) && RangeState::key(RangeId(10)) > all.upper);
+        assert!(
+            all.lower < RangeState::key(RangeId(9)) && RangeState::key(RangeId(10)) > all.upper
+        );
         assert_eq!(split_fence_key(&key), Some((RangeId(9), RequestId(5))));
         assert_eq!(split_fence_key(&RangeState::key(RangeId(9))), None);
     }
