@@ -1,0 +1,114 @@
+//! Latches: they order the writes of one range that touch the same keys.
+//!
+//! Owns: who may work on a key or a span of keys, first come first served. Must not know: time,
+//! versions, Raft. A latch is held in memory by a leader only; it says nothing to other nodes.
+//!
+//! Invariants: two latches that overlap are never held at once; a latch waits for nothing but
+//! overlapping latches that were asked for earlier, so there is no deadlock (one request takes one
+//! latch) and no starvation; dropping a latch, held or still waiting, gives up its place.
+
+mod core;
+
+use self::core::{Core, Ticket};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rangedb_types::Span;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+/// Most latches of one range that wait at one time. A request beyond that is refused at once,
+/// because it would time out in the queue anyway.
+pub const WAITING_MAX: usize = 16_384;
+
+/// What a latch covers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    Key(Bytes),
+    Span(Span),
+}
+
+/// Why a latch was not had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LatchError {
+    #[error("too many writes wait for the same keys")]
+    TooManyWaiting,
+    #[error("the deadline passed while other writes held the same keys")]
+    Deadline,
+}
+
+/// The latches of one range.
+#[derive(Clone, Default)]
+pub struct Latches {
+    core: Arc<Mutex<Core>>,
+}
+
+impl Latches {
+    /// Takes a place in the queue. Never waits: see [`Latch::is_held`] and [`Latch::wait`].
+    ///
+    /// # Errors
+    /// `TooManyWaiting` if it would have to wait behind [`WAITING_MAX`] others.
+    pub fn enqueue(&self, scope: Scope) -> Result<Latch, LatchError> {
+        let (ticket, granted) = self.core.lock().enqueue(&scope, WAITING_MAX)?;
+        Ok(Latch { ticket, scope, granted, core: Arc::clone(&self.core) })
+    }
+
+    /// How many latches are held or waited for.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.core.lock().len()
+    }
+
+    /// True if nobody holds or waits for anything.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A latch, held or waited for.
+pub struct Latch {
+    ticket: Ticket,
+    scope: Scope,
+    /// Resolves when the latch is held; `None` once it is.
+    granted: Option<oneshot::Receiver<()>>,
+    core: Arc<Mutex<Core>>,
+}
+
+impl Latch {
+    /// True if nothing that overlaps was asked for earlier.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.granted.is_none()
+    }
+
+    /// Waits until the latch is held.
+    ///
+    /// # Errors
+    /// `Deadline`; the place in the queue is lost with the latch.
+    pub async fn wait(&mut self, deadline: Instant) -> Result<(), LatchError> {
+        let Some(granted) = self.granted.as_mut() else { return Ok(()) };
+        match tokio::time::timeout_at(deadline, granted).await {
+            Ok(outcome) => {
+                outcome.expect("the core grants every latch before it forgets it");
+                self.granted = None;
+                Ok(())
+            }
+            Err(_) => Err(LatchError::Deadline),
+        }
+    }
+}
+
+impl Drop for Latch {
+    fn drop(&mut self) {
+        let freed = self.core.lock().release(self.ticket, &self.scope);
+        // Woken outside the lock: a woken task may drop its latch on this very thread.
+        for waiter in freed {
+            // A waiter that gave up meanwhile releases its place by itself.
+            let _ = waiter.send(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
