@@ -1,7 +1,12 @@
 //! The storage node: hosts the replicas of many ranges, each a Raft group, on one RocksDB.
 
+pub mod access;
+pub mod latch;
 pub mod raft_log;
+pub mod read;
 pub mod replica;
+pub mod service;
 pub mod snapshot;
 pub mod store;
 pub mod transport;
+pub mod write;

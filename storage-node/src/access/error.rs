@@ -1,0 +1,65 @@
+//! Why a request was refused.
+
+use bytes::Bytes;
+use rangedb_mvcc::MvccError;
+use rangedb_types::{RangeDescriptor, RangeId, Replica, Timestamp};
+use std::sync::Arc;
+
+/// A request that was not done, or whose outcome is not known. The service turns it into the wire's
+/// `NodeError`, which says what the gateway does next.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("range {0} has no replica on this node")]
+    RangeNotFound(RangeId),
+    #[error("the range's bounds are not those the request was made for")]
+    EpochMismatch { ranges: Vec<RangeDescriptor> },
+    #[error("this replica does not lead the range")]
+    NotLeader { leader: Option<Replica>, range: Arc<RangeDescriptor> },
+    /// Nothing was done; the same request may succeed soon.
+    #[error("{0}")]
+    NotReady(&'static str),
+    /// Nothing was done: a limit was reached.
+    #[error("{0}")]
+    Overloaded(&'static str),
+    #[error("no timestamp: {0}")]
+    NoTimestamp(String),
+    #[error("{0}")]
+    Invalid(String),
+    #[error("the write was fenced or is too old; it did not happen and never will")]
+    Fenced,
+    #[error("the condition does not hold")]
+    ConditionFailed { current: Option<(Bytes, Timestamp)> },
+    #[error("the write was proposed and its outcome is not known: {0}")]
+    OutcomeUnknown(&'static str),
+    #[error("stored data is damaged: {0}")]
+    Corrupt(String),
+}
+
+impl Refusal {
+    /// The word for it in metrics.
+    #[must_use]
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::RangeNotFound(_) => "range_not_found",
+            Self::EpochMismatch { .. } => "epoch_mismatch",
+            Self::NotLeader { .. } => "not_leader",
+            Self::NotReady(_) => "not_ready",
+            Self::Overloaded(_) => "overloaded",
+            Self::NoTimestamp(_) => "no_timestamp",
+            Self::Invalid(_) => "invalid",
+            Self::Fenced => "fenced",
+            Self::ConditionFailed { .. } => "condition_failed",
+            Self::OutcomeUnknown(_) => "outcome_unknown",
+            Self::Corrupt(_) => "corrupt",
+        }
+    }
+}
+
+impl From<MvccError> for Refusal {
+    fn from(error: MvccError) -> Self {
+        match error {
+            MvccError::KeyLocked { .. } => Self::NotReady("the key is locked by a transaction"),
+            error => Self::Corrupt(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! How each kind of read is made.
+
+use super::ReadPool;
+use super::metrics;
+use super::view::{Confirm, Generations, View};
+use crate::access::{Refusal, Target, Timestamps};
+use crate::store::ReadError;
+use crate::write::{ReadStart, StampError};
+use bytes::Bytes;
+use rangedb_engine::Engine;
+use rangedb_mvcc::{Page, ScanOptions, Value};
+use rangedb_types::limits::MESSAGE_BYTES_MAX;
+use rangedb_types::{Span, Timestamp};
+use std::sync::Arc;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::task::TaskTracker;
+
+/// Keys that one job of the pool reads, unless a single request asks for more: a job that is too
+/// long keeps others waiting.
+const KEYS_PER_JOB_MAX: usize = 256;
+/// Bytes of values that one answer may hold; the rest of a message is for its frame.
+const ANSWER_BYTES_MAX: usize = MESSAGE_BYTES_MAX - (1 << 20);
+
+const DEADLINE: Refusal = Refusal::NotReady("the deadline passed before the read could begin");
+
+/// A request for the latest state of some keys of one range.
+pub struct Get {
+    pub tag: u64,
+    pub target: Target,
+    pub keys: Vec<Bytes>,
+    pub deadline: Instant,
+}
+
+/// The values, in the order of the keys.
+pub type GetResult = Result<Vec<Option<Value>>, Refusal>;
+
+/// A request for a page of a range.
+pub struct Scan {
+    pub target: Target,
+    pub span: Span,
+    pub options: ScanOptions,
+    /// Zero: the latest.
+    pub read_version: Timestamp,
+    pub deadline: Instant,
+}
+
+/// A page, and the version it shows.
+pub type ScanResult = Result<(Page, Timestamp), Refusal>;
+
+/// Reads the engine for requests.
+pub struct Reader {
+    engine: Arc<dyn Engine>,
+    pool: Arc<ReadPool>,
+    timestamps: Arc<dyn Timestamps>,
+    /// Owns the few tasks of reads that the lease did not cover.
+    tasks: TaskTracker,
+    runtime: tokio::runtime::Handle,
+}
+
+impl Reader {
+    /// Must be called on the runtime that serves requests.
+    #[must_use]
+    pub fn new(
+        engine: Arc<dyn Engine>,
+        pool: Arc<ReadPool>,
+        timestamps: Arc<dyn Timestamps>,
+        tasks: TaskTracker,
+    ) -> Arc<Self> {
+        let runtime = tokio::runtime::Handle::current();
+        Arc::new(Self { engine, pool, timestamps, tasks, runtime })
+    }
+
+    /// Reads many requests with as few jobs and snapshots as possible. `answer` gets every tag's
+    /// result once, in one or more calls.
+    pub fn get_batch<A>(self: &Arc<Self>, mut gets: Vec<Get>, answer: A)
+    where
+        A: Fn(Vec<(u64, GetResult)>) + Clone + Send + 'static,
+    {
+        while !gets.is_empty() {
+            let mut keys = 0;
+            let fits = gets.iter().take_while(|get| {
+                keys += get.keys.len();
+                keys <= KEYS_PER_JOB_MAX
+            });
+            let rest = gets.split_off(fits.count().max(1));
+            let job = std::mem::replace(&mut gets, rest);
+            let tags: Vec<u64> = job.iter().map(|get| get.tag).collect();
+            let (reader, sink) = (Arc::clone(self), answer.clone());
+            if let Err(refusal) = self.pool.submit(move || reader.get_leased(job, sink)) {
+                answer(tags.into_iter().map(|tag| (tag, Err(refusal.clone()))).collect());
+            }
+        }
+    }
+
+    /// One job of `get_batch`: all of it on one snapshot.
+    fn get_leased<A>(self: &Arc<Self>, gets: Vec<Get>, answer: A)
+    where
+        A: Fn(Vec<(u64, GetResult)>) + Clone + Send + 'static,
+    {
+        let now = Instant::now();
+        let mut ranges: Vec<(&Target, Generations, bool)> = Vec::new();
+        for get in &gets {
+            let known = ranges.iter().any(|(target, ..)| same_range(target, &get.target));
+            if !known {
+                let before = get.target.access().special_generation();
+                let leased = get.target.access().lease_holds(get.target.term());
+                ranges.push((&get.target, Generations { before, after: before }, leased));
+            }
+        }
+        let snapshot = self.engine.snapshot();
+        for (target, generations, leased) in &mut ranges {
+            generations.after = target.access().special_generation();
+            *leased = *leased && target.access().lease_holds(target.term());
+        }
+        let views: Vec<Option<Result<View, Refusal>>> = ranges
+            .iter()
+            .map(|(target, generations, leased)| {
+                leased.then(|| View::with(Arc::clone(&snapshot), target, *generations))
+            })
+            .collect();
+        let at: Vec<usize> = gets
+            .iter()
+            .map(|get| {
+                let found = ranges.iter().position(|(target, ..)| same_range(target, &get.target));
+                found.expect("every target was added above")
+            })
+            .collect();
+        drop(ranges);
+        let mut answers = Vec::with_capacity(gets.len());
+        let mut unconfirmed = Vec::new();
+        for (get, at) in gets.into_iter().zip(at) {
+            match &views[at] {
+                _ if get.deadline <= now => answers.push((get.tag, Err(DEADLINE))),
+                Some(Ok(view)) => answers.push((get.tag, values(view, &get.keys, Timestamp::MAX))),
+                Some(Err(refusal)) => answers.push((get.tag, Err(refusal.clone()))),
+                None => unconfirmed.push(get),
+            }
+        }
+        metrics::CONFIRMED.with_label_values(&["lease"]).inc_by(answers.len() as u64);
+        if !answers.is_empty() {
+            answer(answers);
+        }
+        self.get_by_read_index(unconfirmed, &answer);
+    }
+
+    /// Confirms each range by one ReadIndex round that its requests share.
+    fn get_by_read_index<A>(self: &Arc<Self>, mut gets: Vec<Get>, answer: &A)
+    where
+        A: Fn(Vec<(u64, GetResult)>) + Clone + Send + 'static,
+    {
+        while let Some(first) = gets.first() {
+            let target = first.target.clone();
+            let (same, others) =
+                gets.into_iter().partition(|get: &Get| same_range(&get.target, &target));
+            gets = others;
+            let same: Vec<Get> = same;
+            let (reader, answer) = (Arc::clone(self), answer.clone());
+            let read = async move {
+                let deadline = same.iter().map(|get| get.deadline).max();
+                let deadline = deadline.expect("a partition holds at least its first");
+                let (tags, keys): (Vec<_>, Vec<_>) =
+                    same.into_iter().map(|get| (get.tag, get.keys)).unzip();
+                let read = reader
+                    .after_read_index(&target, deadline, move |view| {
+                        let each = keys.iter().map(|keys| values(view, keys, Timestamp::MAX));
+                        Ok(each.collect::<Vec<_>>())
+                    })
+                    .await;
+                answer(match read {
+                    Ok(results) => tags.into_iter().zip(results).collect(),
+                    Err(refusal) => {
+                        tags.into_iter().map(|tag| (tag, Err(refusal.clone()))).collect()
+                    }
+                });
+            };
+            self.tasks.spawn_on(read, &self.runtime);
+        }
+    }
+
+    /// The state of some keys at a timestamp.
+    ///
+    /// # Errors
+    /// Any refusal of a read.
+    pub async fn get_at(&self, get: Get, read_version: Timestamp) -> GetResult {
+        let Get { target, keys, deadline, .. } = get;
+        self.await_writes(&target, read_version, deadline).await?;
+        self.confirmed(&target, deadline, move |view| values(view, &keys, read_version)).await
+    }
+
+    /// One page of a range.
+    ///
+    /// # Errors
+    /// Any refusal of a read.
+    pub async fn scan(&self, scan: Scan) -> ScanResult {
+        let Scan { target, span, options, read_version, deadline } = scan;
+        let version = if read_version.is_zero() {
+            // Everything acknowledged so far is applied here, at or below this; later pages are
+            // asked at the same version and must show the same state, so this one must wait, too.
+            target.access().largest_commit()
+        } else {
+            read_version
+        };
+        self.await_writes(&target, version, deadline).await?;
+        let page = self
+            .confirmed(&target, deadline, move |view| {
+                let tombstones = &view.specials.tombstones;
+                Ok(rangedb_mvcc::scan(&*view.snapshot, tombstones, &span, version, &options)?)
+            })
+            .await?;
+        Ok((page, version))
+    }
+
+    /// Makes sure that no write at or below `version` can come any more.
+    async fn await_writes(
+        &self,
+        target: &Target,
+        version: Timestamp,
+        deadline: Instant,
+    ) -> Result<(), Refusal> {
+        // A promise above the oracle's time would stop all writes until it gets there.
+        if version > self.timestamps.latest_seen() && version > target.access().largest_commit() {
+            let now = self.timestamps.get(deadline).await?;
+            if version > now {
+                let words = "the read version lies in the future; use one that was returned";
+                return Err(Refusal::Invalid(words.to_owned()));
+            }
+        }
+        let start = target.state().stamps.begin_read(target.term(), version);
+        let ended = match start {
+            Ok(ReadStart::Now) => return Ok(()),
+            Ok(ReadStart::After(ended)) => ended,
+            Err(StampError::Overloaded) => {
+                return Err(Refusal::Overloaded("too many reads wait for writes"));
+            }
+            Err(StampError::Behind | StampError::OtherTerm) => return Err(target.outdated()),
+        };
+        let began = std::time::Instant::now();
+        let outcome = timeout_at(deadline, ended).await;
+        metrics::WRITES_AWAITED.observe(began.elapsed().as_secs_f64());
+        match outcome {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(target.outdated()),
+            Err(_) => Err(Refusal::NotReady("writes below the read version did not end in time")),
+        }
+    }
+
+    /// Runs `read` on a view that is surely the range's latest state.
+    ///
+    /// # Errors
+    /// Any refusal of a read, or what `read` returns.
+    pub async fn confirmed<T, F>(
+        &self,
+        target: &Target,
+        deadline: Instant,
+        read: F,
+    ) -> Result<T, Refusal>
+    where
+        T: Send + 'static,
+        F: FnOnce(&View) -> Result<T, Refusal> + Send + 'static,
+    {
+        let (engine, leased) = (Arc::clone(&self.engine), target.clone());
+        let attempt = self.pool.run(move || match View::open(&*engine, &leased, Confirm::Lease) {
+            Ok(Some(view)) => Ok(read(&view)),
+            Ok(None) => Err(read),
+            Err(refusal) => Ok(Err(refusal)),
+        });
+        match timeout_at(deadline, attempt).await.map_err(|_| DEADLINE)?? {
+            Ok(result) => {
+                metrics::CONFIRMED.with_label_values(&["lease"]).inc();
+                result
+            }
+            Err(read) => self.after_read_index(target, deadline, read).await,
+        }
+    }
+
+    /// Runs `read` on a view of this replica that nothing confirms: only for what decides nothing
+    /// that consensus does not check again.
+    ///
+    /// # Errors
+    /// Any refusal of a read, or what `read` returns.
+    pub async fn unconfirmed<T, F>(
+        &self,
+        target: &Target,
+        deadline: Instant,
+        read: F,
+    ) -> Result<T, Refusal>
+    where
+        T: Send + 'static,
+        F: FnOnce(&View) -> Result<T, Refusal> + Send + 'static,
+    {
+        self.run_on_view(target, deadline, Confirm::Unneeded, read).await
+    }
+
+    async fn after_read_index<T, F>(
+        &self,
+        target: &Target,
+        deadline: Instant,
+        read: F,
+    ) -> Result<T, Refusal>
+    where
+        T: Send + 'static,
+        F: FnOnce(&View) -> Result<T, Refusal> + Send + 'static,
+    {
+        metrics::CONFIRMED.with_label_values(&["read_index"]).inc();
+        match timeout_at(deadline, target.access().read_index()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(ReadError::NotLeader)) => return Err(target.not_leader()),
+            Ok(Err(ReadError::NotReady)) | Err(_) => {
+                return Err(Refusal::NotReady("the leader could not confirm itself"));
+            }
+            Ok(Err(ReadError::Stopping)) => return Err(Refusal::NotReady("the node is stopping")),
+        }
+        self.run_on_view(target, deadline, Confirm::Done, read).await
+    }
+
+    async fn run_on_view<T, F>(
+        &self,
+        target: &Target,
+        deadline: Instant,
+        confirm: Confirm,
+        read: F,
+    ) -> Result<T, Refusal>
+    where
+        T: Send + 'static,
+        F: FnOnce(&View) -> Result<T, Refusal> + Send + 'static,
+    {
+        let (engine, target) = (Arc::clone(&self.engine), target.clone());
+        let job = self.pool.run(move || {
+            let view = View::open(&*engine, &target, confirm)?;
+            read(&view.expect("only a lease can be missing, and none is asked for"))
+        });
+        timeout_at(deadline, job).await.map_err(|_| DEADLINE)??
+    }
+}
+
+fn same_range(a: &Target, b: &Target) -> bool {
+    Arc::ptr_eq(a.state(), b.state()) && a.leadership == b.leadership
+}
+
+fn values(view: &View, keys: &[Bytes], read_version: Timestamp) -> GetResult {
+    let tombstones = &view.specials.tombstones;
+    if let [key] = keys {
+        let value = rangedb_mvcc::get(&*view.snapshot, tombstones, key, read_version)?;
+        return Ok(vec![value]);
+    }
+    let mut answer = Vec::with_capacity(keys.len());
+    let mut bytes = 0;
+    for keys in keys.chunks(KEYS_PER_JOB_MAX) {
+        let keys: Vec<&[u8]> = keys.iter().map(Bytes::as_ref).collect();
+        let values = rangedb_mvcc::multi_get(&*view.snapshot, tombstones, &keys, read_version)?;
+        bytes += values.iter().flatten().map(|value| value.bytes.len()).sum::<usize>();
+        if bytes > ANSWER_BYTES_MAX {
+            let words =
+                format!("the values have more than {ANSWER_BYTES_MAX} bytes; ask for fewer keys");
+            return Err(Refusal::Invalid(words));
+        }
+        answer.extend(values);
+    }
+    Ok(answer)
+}

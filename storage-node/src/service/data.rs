@@ -1,0 +1,259 @@
+//! The data stream: from messages of requests to the modules that do them, and back.
+
+use super::decode::{Decoded, Op, decode};
+use super::flow::{Answers, ResponseStream, UnderWay, channel, response};
+use super::metrics::Kind;
+use super::{convert, metrics};
+use crate::access::{RangeStates, Ranges, Refusal, Target, resolve};
+use crate::read::{Get, GetResult, Reader, Scan};
+use crate::write::{Batch, StatusQuery, Work, WorkResult, Write, Writer};
+use futures::{Stream, StreamExt as _};
+use prost::Message as _;
+use rangedb_proto::internal::v1::data_response::Result as Answer;
+use rangedb_proto::internal::v1::{DataRequest, DataRequests, DataResponse};
+use rangedb_types::{Epoch, RangeId, Timestamp};
+use std::sync::Arc;
+use std::time::Instant as Clock;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::Status;
+
+/// Does data requests.
+pub struct DataPlane {
+    ranges: Arc<dyn Ranges>,
+    states: Arc<RangeStates>,
+    reader: Arc<Reader>,
+    writer: Arc<Writer>,
+    /// Owns the streams and what they started.
+    tasks: TaskTracker,
+    /// Ends the streams; what they started goes on to its end.
+    stop: CancellationToken,
+}
+
+/// One message on its way: what all of its requests share.
+#[derive(Clone)]
+struct Message {
+    answers: Answers,
+    received: Clock,
+    /// Held until the last of the requests is settled.
+    _under_way: Arc<UnderWay>,
+}
+
+/// The requests of one message by who does them.
+#[derive(Default)]
+struct Sorted {
+    gets: Vec<Get>,
+    /// By their places in `kinds`.
+    work: Vec<(usize, Work)>,
+    /// Tag and kind of each element of `work`.
+    kinds: Vec<(u64, Kind)>,
+    answers: Vec<DataResponse>,
+    /// A message is usually for one or two ranges: each is looked up once.
+    targets: Vec<(RangeId, Epoch, Target)>,
+}
+
+impl Sorted {
+    fn add_work(&mut self, tag: u64, kind: Kind, work: Work) {
+        self.work.push((self.kinds.len(), work));
+        self.kinds.push((tag, kind));
+    }
+}
+
+impl DataPlane {
+    #[must_use]
+    pub fn new(
+        ranges: Arc<dyn Ranges>,
+        states: Arc<RangeStates>,
+        reader: Arc<Reader>,
+        writer: Arc<Writer>,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
+        Arc::new(Self { ranges, states, reader, writer, tasks, stop })
+    }
+
+    /// Serves one stream in a task of its own.
+    pub fn serve<S>(this: &Arc<Self>, requests: S) -> ResponseStream
+    where
+        S: Stream<Item = Result<DataRequests, Status>> + Send + Unpin + 'static,
+    {
+        let (answers, stream) = channel();
+        this.tasks.spawn(Arc::clone(this).run(requests, answers));
+        stream
+    }
+
+    async fn run<S>(self: Arc<Self>, mut requests: S, answers: Answers)
+    where
+        S: Stream<Item = Result<DataRequests, Status>> + Send + Unpin,
+    {
+        metrics::STREAMS.inc();
+        loop {
+            let next = async {
+                answers.room().await;
+                requests.next().await
+            };
+            let message = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => break,
+                () = answers.abandoned() => break,
+                message = next => message,
+            };
+            match message {
+                Some(Ok(message)) => self.dispatch(message, &answers),
+                Some(Err(status)) => {
+                    tracing::debug!(%status, "a data stream broke");
+                    break;
+                }
+                None => break,
+            }
+        }
+        metrics::STREAMS.dec();
+    }
+
+    fn dispatch(self: &Arc<Self>, requests: DataRequests, answers: &Answers) {
+        let under_way = answers.begin(requests.requests.len(), requests.encoded_len());
+        let message =
+            Message { answers: answers.clone(), received: Clock::now(), _under_way: under_way };
+        metrics::REQUESTS_PER_MESSAGE.observe(requests.requests.len() as f64);
+        let now = Instant::now();
+        let mut sorted = Sorted::default();
+        for request in requests.requests {
+            let tag = request.tag;
+            let mut kind = Kind::Invalid;
+            if let Err(refusal) = self.sort(request, now, &message, &mut sorted, &mut kind) {
+                sorted.answers.push(message.answer(tag, kind, Err(refusal)));
+            }
+        }
+        let Sorted { gets, work, kinds, answers: refused, .. } = sorted;
+        if !refused.is_empty() {
+            answers.send(refused);
+        }
+        if !gets.is_empty() {
+            let message = message.clone();
+            self.reader.get_batch(gets, move |results| message.answer_gets(results));
+        }
+        if !work.is_empty() {
+            let batch = Batch::new(&self.writer, work);
+            self.tasks.spawn(batch.run(move |results| message.answer_work(results, &kinds)));
+        }
+    }
+
+    /// Checks a request and puts it where it belongs.
+    fn sort(
+        self: &Arc<Self>,
+        request: DataRequest,
+        now: Instant,
+        message: &Message,
+        sorted: &mut Sorted,
+        kind: &mut Kind,
+    ) -> Result<(), Refusal> {
+        let tag = request.tag;
+        let Decoded { range_id, epoch, timeout, operation } = decode(request)?;
+        *kind = operation.kind();
+        let deadline = now + timeout;
+        let target = self.target(range_id, epoch, &operation, sorted)?;
+        match operation {
+            Op::Get { keys, read_version } => {
+                keys.iter().try_for_each(|key| target.check_key(key))?;
+                let get = Get { tag, target, keys, deadline };
+                if read_version.is_zero() {
+                    sorted.gets.push(get);
+                } else {
+                    self.get_at(get, read_version, message.clone());
+                }
+            }
+            Op::Scan { span, options, read_version } => {
+                let inside = target.span().intersect(&span);
+                let span = inside.ok_or_else(|| target.epoch_mismatch(&span))?;
+                let scan = Scan { target, span, options, read_version, deadline };
+                self.scan(tag, scan, message.clone());
+            }
+            Op::Write { change, identity } => {
+                target.check_scope(&change.scope())?;
+                let write = Write { target, change, identity, deadline };
+                sorted.add_work(tag, *kind, Work::Write(write));
+            }
+            Op::Status { key, request_id, seen } => {
+                target.check_key(&key)?;
+                let query = StatusQuery { target, key, request_id, seen, deadline };
+                sorted.add_work(tag, *kind, Work::Status(query));
+            }
+        }
+        Ok(())
+    }
+
+    fn target(
+        &self,
+        range_id: RangeId,
+        epoch: Epoch,
+        operation: &Op,
+        sorted: &mut Sorted,
+    ) -> Result<Target, Refusal> {
+        let known = sorted
+            .targets
+            .iter()
+            .find(|(id, of, _)| *id == range_id && of.version == epoch.version);
+        if let Some((_, _, target)) = known {
+            return Ok(target.clone());
+        }
+        let target = resolve(&self.ranges, &self.states, range_id, epoch, || operation.span())?;
+        sorted.targets.push((range_id, epoch, target.clone()));
+        Ok(target)
+    }
+
+    fn get_at(self: &Arc<Self>, get: Get, read_version: Timestamp, message: Message) {
+        let reader = Arc::clone(&self.reader);
+        self.tasks.spawn(async move {
+            let tag = get.tag;
+            let result = reader.get_at(get, read_version).await;
+            message.answer_gets(vec![(tag, result)]);
+        });
+    }
+
+    fn scan(self: &Arc<Self>, tag: u64, scan: Scan, message: Message) {
+        let reader = Arc::clone(&self.reader);
+        self.tasks.spawn(async move {
+            let result = reader.scan(scan).await;
+            let answer = result.map(|(page, version)| convert::page(page, version));
+            message.answers.send(vec![message.answer(tag, Kind::Scan, answer)]);
+        });
+    }
+}
+
+impl Message {
+    fn answer_gets(&self, results: Vec<(u64, GetResult)>) {
+        let answers = results
+            .into_iter()
+            .map(|(tag, result)| self.answer(tag, Kind::Get, result.map(convert::values)));
+        self.answers.send(answers.collect());
+    }
+
+    fn answer_work(&self, results: Vec<(usize, WorkResult)>, kinds: &[(u64, Kind)]) {
+        let answers = results.into_iter().map(|(at, result)| {
+            let (tag, kind) = kinds[at];
+            let answer = match kind {
+                Kind::CommitStatus => result.map(convert::status),
+                _ => result.map(convert::written),
+            };
+            self.answer(tag, kind, answer)
+        });
+        self.answers.send(answers.collect());
+    }
+
+    /// Counts an answer and puts it on the wire's form.
+    fn answer(&self, tag: u64, kind: Kind, answer: Result<Answer, Refusal>) -> DataResponse {
+        let of = metrics::of(kind);
+        of.seconds.observe(self.received.elapsed().as_secs_f64());
+        match answer {
+            Ok(answer) => {
+                of.done.inc();
+                response(tag, answer)
+            }
+            Err(refusal) => {
+                of.refused(refusal.label());
+                response(tag, convert::error(refusal))
+            }
+        }
+    }
+}

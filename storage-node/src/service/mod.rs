@@ -1,0 +1,113 @@
+//! The gRPC service `Node`: data requests of gateways, and consistency checks.
+//!
+//! Owns: the wire of data requests, the bounds on what one stream may have under way, what is
+//! measured of every request. Must not know: how a request is done. Invariants: every request of a
+//! stream is answered once; a stream that does not read its answers is not read from either; a
+//! write goes on to its end though its stream has gone.
+
+mod convert;
+mod data;
+mod decode;
+mod flow;
+pub mod metrics;
+
+pub use data::DataPlane;
+pub use flow::ResponseStream;
+
+use crate::access::Refusal;
+use crate::store::{ProposeError, ReplicaHandle, Store};
+use rangedb_proto::internal::v1 as wire;
+use rangedb_proto::internal::v1::node_server::Node;
+use rangedb_types::RangeId;
+use std::sync::Arc;
+use std::time::Duration;
+use tonic::{Request, Response, Status, Streaming};
+
+/// Longest wait for a replica's checksum.
+const CHECKSUM_WAIT_MAX: Duration = Duration::from_secs(60);
+/// Longest wait until a check has been applied at the leader.
+const CHECK_START_MAX: Duration = Duration::from_secs(10);
+
+/// The service.
+pub struct NodeService {
+    data: Arc<DataPlane>,
+    store: Store,
+}
+
+impl NodeService {
+    #[must_use]
+    pub const fn new(data: Arc<DataPlane>, store: Store) -> Self {
+        Self { data, store }
+    }
+
+    async fn start_check(&self, range_id: RangeId, check_id: u64) -> Result<(), Refusal> {
+        let replica = self.store.replica(range_id).ok_or(Refusal::RangeNotFound(range_id))?;
+        let not_leader =
+            || Refusal::NotLeader { leader: replica.leader(), range: replica.descriptor() };
+        if replica.leadership().is_none() {
+            return Err(not_leader());
+        }
+        let proposed = replica.consistency_check(check_id);
+        match tokio::time::timeout(CHECK_START_MAX, proposed).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(ProposeError::NotLeader)) => Err(not_leader()),
+            Ok(Err(ProposeError::EpochMismatch)) => {
+                let ranges = self.store.overlapping(&replica.descriptor().span);
+                Err(Refusal::EpochMismatch { ranges })
+            }
+            Ok(Err(ProposeError::Overloaded)) => Err(Refusal::Overloaded("too much waits")),
+            // A check changes nothing: asking for another is safe.
+            Ok(Err(ProposeError::OutcomeUnknown | ProposeError::Stopping)) | Err(_) => {
+                Err(Refusal::NotReady("the check was not seen through; start another"))
+            }
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Node for NodeService {
+    type DataStream = ResponseStream;
+
+    async fn data(
+        &self,
+        request: Request<Streaming<wire::DataRequests>>,
+    ) -> Result<Response<ResponseStream>, Status> {
+        Ok(Response::new(DataPlane::serve(&self.data, request.into_inner())))
+    }
+
+    async fn replica_checksum(
+        &self,
+        request: Request<wire::ReplicaChecksumRequest>,
+    ) -> Result<Response<wire::ReplicaChecksumResponse>, Status> {
+        let request = request.into_inner();
+        let range_id = RangeId(request.range_id);
+        let replica: Arc<ReplicaHandle> = self
+            .store
+            .replica(range_id)
+            .ok_or_else(|| Status::not_found(format!("range {range_id} has no replica here")))?;
+        let limit = Duration::from_millis(request.timeout_ms.into()).min(CHECKSUM_WAIT_MAX);
+        let result = replica.checksum(request.check_id, limit).await.ok_or_else(|| {
+            Status::deadline_exceeded(format!("range {range_id} has not reached the check in time"))
+        })?;
+        Ok(Response::new(wire::ReplicaChecksumResponse {
+            applied_index: result.applied_index,
+            checksum: result.checksum,
+            entries: result.entries,
+            replica_id: replica.replica_id().get(),
+        }))
+    }
+
+    async fn start_consistency_check(
+        &self,
+        request: Request<wire::StartConsistencyCheckRequest>,
+    ) -> Result<Response<wire::StartConsistencyCheckResponse>, Status> {
+        let request = request.into_inner();
+        let range_id = RangeId(request.range_id);
+        let error = self.start_check(range_id, request.check_id).await.err();
+        let replica = self.store.replica(range_id);
+        Ok(Response::new(wire::StartConsistencyCheckResponse {
+            range: replica.map(|replica| (&*replica.descriptor()).into()),
+            error: error.map(convert::node_error),
+        }))
+    }
+}
