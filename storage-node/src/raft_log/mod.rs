@@ -5,6 +5,21 @@
 //! the data engine, the network. Invariants: what `write(.., sync: true)` returned from is on disk;
 //! the entries of a replica have no holes; a failed sync ends the process and is never retried.
 
+mod cache;
+mod engine;
+#[cfg(any(test, feature = "fault-injection"))]
+pub mod fault;
+mod metrics;
+mod recover;
+mod records;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+pub use cache::CachedLog;
+pub use engine::{EngineLog, FatalHook};
+pub use settings::{LogSettings, LogSettingsError};
+
 use raft::eraftpb::{Entry, HardState};
 use rangedb_types::ReplicaId;
 
