@@ -1,0 +1,111 @@
+//! The progress of one call over its attempts.
+//!
+//! Owns: when to try again and what to say at the end. Must not know: how attempts are made.
+
+use crate::error::{Error, Verdict};
+use crate::write::WriteId;
+use rangedb_types::{Random as _, SystemRandom};
+use std::time::Duration;
+use tokio::time::{Instant, sleep_until};
+
+const PAUSE_FIRST: Duration = Duration::from_millis(10);
+const PAUSE_LONGEST: Duration = Duration::from_millis(400);
+/// With more than one gateway an attempt gets this part of the time left, so that one that hangs
+/// leaves time for another.
+const ATTEMPT_SHARE: u32 = 2;
+const ATTEMPT_SHORTEST: Duration = Duration::from_millis(500);
+
+/// One call under way.
+#[derive(Debug)]
+pub struct Attempts {
+    deadline: Instant,
+    /// The write's identity; `None` for reads.
+    write: Option<WriteId>,
+    maybe_applied: bool,
+    pause: Duration,
+}
+
+impl Attempts {
+    pub fn new(timeout: Duration, write: Option<WriteId>) -> Self {
+        let deadline = Instant::now() + timeout;
+        Self { deadline, write, maybe_applied: false, pause: PAUSE_FIRST }
+    }
+
+    /// True if an earlier attempt may have been applied: the next one must say that it is a retry.
+    pub const fn repeated(&self) -> bool {
+        self.maybe_applied
+    }
+
+    pub const fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// The time of the next attempt.
+    pub fn attempt_time(&self, gateways: usize) -> Duration {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if gateways < 2 { left } else { left.min((left / ATTEMPT_SHARE).max(ATTEMPT_SHORTEST)) }
+    }
+
+    /// Takes in a failed attempt; waits if there will be another.
+    ///
+    /// # Errors
+    /// The end of the call.
+    pub async fn failed(&mut self, verdict: Verdict) -> Result<(), Error> {
+        let error = match verdict {
+            // A definite refusal of a write ends it: the servers looked for an earlier attempt first.
+            Verdict::Final(error) => return Err(error),
+            Verdict::NotApplied(error) => error,
+            Verdict::MaybeApplied(message) => {
+                self.maybe_applied = true;
+                Error::Unavailable { message }
+            }
+        };
+        let until = Instant::now() + self.pause / 2 + SystemRandom.jitter(self.pause / 2);
+        self.pause = (self.pause * 2).min(PAUSE_LONGEST);
+        // A repeated write needs a version from before its first attempt.
+        let can_repeat = match self.write {
+            Some(write) => !self.maybe_applied || !write.seen.is_zero(),
+            None => true,
+        };
+        if until >= self.deadline || !can_repeat {
+            return Err(match self.write {
+                Some(id) if self.maybe_applied => Error::OutcomeUnknown { id },
+                _ => error,
+            });
+        }
+        sleep_until(until).await;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Version;
+
+    fn lost() -> Verdict {
+        Verdict::MaybeApplied("gone".to_owned())
+    }
+
+    #[tokio::test]
+    async fn a_write_that_may_be_applied_ends_unknown() {
+        let id = WriteId::new(Version(1));
+        let mut attempts = Attempts::new(Duration::from_millis(30), Some(id));
+        attempts.failed(lost()).await.unwrap();
+        assert!(attempts.repeated());
+        let refused = Verdict::NotApplied(Error::Unavailable { message: "later".to_owned() });
+        let mut end = Ok(());
+        while end.is_ok() {
+            end = attempts.failed(refused.clone()).await;
+        }
+        assert!(matches!(end, Err(Error::OutcomeUnknown { id: known }) if known == id));
+    }
+
+    #[tokio::test]
+    async fn without_a_seen_version_an_unknown_write_is_not_repeated() {
+        let mut attempts = Attempts::new(Duration::from_secs(5), Some(WriteId::new(Version::ZERO)));
+        assert!(matches!(attempts.failed(lost()).await, Err(Error::OutcomeUnknown { .. })));
+        let mut read = Attempts::new(Duration::from_secs(5), None);
+        read.failed(lost()).await.unwrap();
+    }
+}

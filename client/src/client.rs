@@ -1,0 +1,425 @@
+//! The client: one call at a time, over whichever gateway answers.
+
+use crate::attempts::Attempts;
+use crate::endpoints::{Endpoints, Gateway};
+use crate::error::{Error, Verdict, judge_status};
+use crate::pipeline::Pipeline;
+use crate::seen::Seen;
+use crate::write::{Condition, WriteId};
+use crate::{Value, Version};
+use bytes::Bytes;
+use rangedb_proto::v1::admin_client::AdminClient;
+use rangedb_proto::v1::key_value_client::KeyValueClient;
+use rangedb_proto::v1::{
+    BatchGetRequest, CommitStatusRequest, DeleteRangeRequest, DeleteRequest, GetRequest,
+    GetResponse, PutRequest,
+};
+use rangedb_types::limits::MESSAGE_BYTES_MAX;
+use std::sync::Arc;
+use std::time::Duration;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+/// Metadata of a gateway's BatchGet answer: a version that lies before any write begun from now on.
+const SEEN_VERSION_METADATA: &str = "rangedb-seen-version";
+/// How long renewing the seen version may hold up a write.
+const RENEW_TIMEOUT: Duration = Duration::from_millis(500);
+/// Largest answer accepted. A page may have an entry of the largest value beside 4 MiB of others.
+const ANSWER_BYTES_MAX: usize = 2 * MESSAGE_BYTES_MAX;
+
+pub(crate) type KeyValueRpc = KeyValueClient<Channel>;
+
+/// How a client behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Time of one call, over all its attempts. For a range read, time of a page.
+    pub timeout: Duration,
+    /// Operations of one [`Pipeline`] that are under way; more wait.
+    pub pipeline_operations_max: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(5), pipeline_operations_max: 4096 }
+    }
+}
+
+/// A client of a RangeDB cluster. Cheap to clone; clones share their connections.
+#[derive(Clone, Debug)]
+pub struct Client {
+    shared: Arc<Shared>,
+    options: Options,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) endpoints: Endpoints,
+    pub(crate) seen: Seen,
+}
+
+impl Client {
+    /// Connects to the first of these gateways (`HOST:PORT`) that answers.
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), rangedb_client::Error> {
+    /// let client = rangedb_client::Client::connect(["10.0.0.1:8081", "10.0.0.2:8081"]).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// `InvalidEndpoint`, or `Unavailable` if none answers.
+    pub async fn connect<E>(endpoints: E) -> Result<Self, Error>
+    where
+        E: IntoIterator,
+        E::Item: Into<String>,
+    {
+        Self::connect_with(endpoints, Options::default()).await
+    }
+
+    /// As [`Self::connect`], with options.
+    ///
+    /// # Errors
+    /// As for [`Self::connect`].
+    pub async fn connect_with<E>(endpoints: E, options: Options) -> Result<Self, Error>
+    where
+        E: IntoIterator,
+        E::Item: Into<String>,
+    {
+        let endpoints = Endpoints::new(endpoints.into_iter().map(Into::into).collect())?;
+        let shared = Arc::new(Shared { endpoints, seen: Seen::default() });
+        let client = Self { shared, options };
+        client.batch_get(Vec::<Bytes>::new()).await?;
+        Ok(client)
+    }
+
+    /// The same client with another time for each call.
+    #[must_use]
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        let options = Options { timeout, ..self.options };
+        Self { shared: Arc::clone(&self.shared), options }
+    }
+
+    /// How this client behaves.
+    #[must_use]
+    pub const fn options(&self) -> Options {
+        self.options
+    }
+
+    /// The gateway used now.
+    #[must_use]
+    pub fn endpoint(&self) -> String {
+        self.shared.endpoints.current().address
+    }
+
+    /// The newest version this client has seen.
+    #[must_use]
+    pub fn seen_version(&self) -> Version {
+        self.shared.seen.newest()
+    }
+
+    /// Reads one key. Linearizable: it sees every write acknowledged before the call began.
+    ///
+    /// # Errors
+    /// See [`Error`]; an absent key is none.
+    pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Value>, Error> {
+        let request = GetRequest { key: key.into(), context: None };
+        let answer = self.read_unary(async |mut rpc, call| rpc.get(call).await, &request).await?;
+        Ok(value_of(answer.into_inner()))
+    }
+
+    /// Reads many keys, each linearizable by itself; answers in the order of the keys.
+    ///
+    /// ```no_run
+    /// # async fn run(client: rangedb_client::Client) -> Result<(), rangedb_client::Error> {
+    /// let values = client.batch_get(["a", "b"]).await?;
+    /// assert_eq!(values.len(), 2);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// See [`Error`]; absent keys are none. One key that cannot be read fails the call.
+    pub async fn batch_get<K>(&self, keys: K) -> Result<Vec<Option<Value>>, Error>
+    where
+        K: IntoIterator,
+        K::Item: Into<Bytes>,
+    {
+        let keys: Vec<Bytes> = keys.into_iter().map(Into::into).collect();
+        let count = keys.len();
+        let request = BatchGetRequest { keys, context: None };
+        let answer =
+            self.read_unary(async |mut rpc, call| rpc.batch_get(call).await, &request).await?;
+        let seen = answer.metadata().get(SEEN_VERSION_METADATA);
+        if let Some(seen) =
+            seen.and_then(|text| text.to_str().ok()).and_then(|text| text.parse().ok())
+        {
+            self.saw(Version(seen));
+        }
+        let values = answer.into_inner().values;
+        if values.len() != count {
+            return Err(Error::Protocol("another number of values than keys"));
+        }
+        Ok(values.into_iter().map(value_of).collect())
+    }
+
+    /// Writes one key; gives the version of the write.
+    ///
+    /// # Errors
+    /// See [`Error`]; mind `OutcomeUnknown`.
+    pub async fn put(
+        &self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+    ) -> Result<Version, Error> {
+        self.do_put(key.into(), value.into(), None).await
+    }
+
+    /// Writes one key if a condition holds.
+    ///
+    /// ```no_run
+    /// # async fn run(client: rangedb_client::Client) -> Result<(), rangedb_client::Error> {
+    /// use rangedb_client::{Condition, Error};
+    ///
+    /// match client.put_if("lock", "mine", Condition::Absent).await {
+    ///     Ok(version) => println!("taken at {version}"),
+    ///     Err(Error::ConditionFailed { current }) => println!("held: {current:?}"),
+    ///     Err(error) => return Err(error),
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// `ConditionFailed` with what the key holds instead; see [`Error`].
+    pub async fn put_if(
+        &self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+        condition: Condition,
+    ) -> Result<Version, Error> {
+        self.do_put(key.into(), value.into(), Some(condition)).await
+    }
+
+    async fn do_put(
+        &self,
+        key: Bytes,
+        value: Bytes,
+        condition: Option<Condition>,
+    ) -> Result<Version, Error> {
+        let request =
+            PutRequest { key, value, condition: condition.map(Into::into), context: None };
+        self.write(async |mut rpc, write, repeated, time| {
+            let context = Some(write.context(repeated));
+            let call = timed(PutRequest { context, ..request.clone() }, time);
+            rpc.put(call).await.map(|answer| answer.into_inner().version)
+        })
+        .await
+    }
+
+    /// Removes one key; removing an absent key succeeds.
+    ///
+    /// # Errors
+    /// See [`Error`]; mind `OutcomeUnknown`.
+    pub async fn delete(&self, key: impl Into<Bytes>) -> Result<Version, Error> {
+        self.do_delete(key.into(), None).await
+    }
+
+    /// Removes one key if a condition holds.
+    ///
+    /// # Errors
+    /// `ConditionFailed` with what the key holds instead; see [`Error`].
+    pub async fn delete_if(
+        &self,
+        key: impl Into<Bytes>,
+        condition: Condition,
+    ) -> Result<Version, Error> {
+        self.do_delete(key.into(), Some(condition)).await
+    }
+
+    async fn do_delete(&self, key: Bytes, condition: Option<Condition>) -> Result<Version, Error> {
+        let request = DeleteRequest { key, condition: condition.map(Into::into), context: None };
+        self.write(async |mut rpc, write, repeated, time| {
+            let context = Some(write.context(repeated));
+            let call = timed(DeleteRequest { context, ..request.clone() }, time);
+            rpc.delete(call).await.map(|answer| answer.into_inner().version)
+        })
+        .await
+    }
+
+    /// Removes every key from `start` to `end` (exclusive; empty: unbounded), atomically.
+    ///
+    /// # Errors
+    /// `NotImplemented` if the span lies in more than one range; see [`Error`].
+    pub async fn delete_range(
+        &self,
+        start: impl Into<Bytes>,
+        end: impl Into<Bytes>,
+    ) -> Result<Version, Error> {
+        let request = DeleteRangeRequest { start: start.into(), end: end.into(), context: None };
+        self.write(async |mut rpc, write, repeated, time| {
+            let context = Some(write.context(repeated));
+            let call = timed(DeleteRangeRequest { context, ..request.clone() }, time);
+            rpc.delete_range(call).await.map(|answer| answer.into_inner().version)
+        })
+        .await
+    }
+
+    /// Tells, for good, whether a write took effect: its version, or `None` if it did not and never
+    /// will.
+    ///
+    /// ```no_run
+    /// # async fn run(client: rangedb_client::Client) -> Result<(), rangedb_client::Error> {
+    /// use rangedb_client::Error;
+    ///
+    /// if let Err(Error::OutcomeUnknown { id }) = client.put("k", "v").await {
+    ///     match client.commit_status("k", id).await? {
+    ///         Some(version) => println!("written at {version}"),
+    ///         None => println!("not written"),
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn commit_status(
+        &self,
+        key: impl Into<Bytes>,
+        write: WriteId,
+    ) -> Result<Option<Version>, Error> {
+        let request = CommitStatusRequest {
+            key: key.into(),
+            request_id: Bytes::copy_from_slice(&write.request_id.to_bytes()),
+            seen_version: write.seen.0,
+        };
+        let call = async |mut rpc: KeyValueRpc, call| rpc.commit_status(call).await;
+        let status = self.read_unary(call, &request).await?.into_inner();
+        Ok(status.committed.then_some(Version(status.version)))
+    }
+
+    /// Opens a stream for many operations at once.
+    #[must_use]
+    pub fn pipeline(&self) -> Pipeline {
+        Pipeline::open(self.clone())
+    }
+
+    /// The operator's interface of the gateway used now, as generated.
+    ///
+    /// ```no_run
+    /// # async fn run(client: rangedb_client::Client) -> Result<(), tonic::Status> {
+    /// use rangedb_client::proto::ListNodesRequest;
+    ///
+    /// let nodes = client.admin().list_nodes(ListNodesRequest {}).await?.into_inner().nodes;
+    /// # let _ = nodes; Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn admin(&self) -> AdminClient<Channel> {
+        AdminClient::new(self.shared.endpoints.current().channel)
+            .max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    /// The data interface of the gateway used now, as generated: no retries, no failover.
+    #[must_use]
+    pub fn key_value(&self) -> KeyValueClient<Channel> {
+        key_value(&self.shared.endpoints.current())
+    }
+
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    pub(crate) fn saw(&self, version: Version) {
+        self.shared.seen.saw(version);
+    }
+
+    async fn read_unary<M: Clone, T>(
+        &self,
+        attempt: impl AsyncFn(KeyValueRpc, Request<M>) -> Result<Response<T>, Status>,
+        message: &M,
+    ) -> Result<Response<T>, Error> {
+        self.read(async |rpc, time| {
+            attempt(rpc, timed(message.clone(), time)).await.map_err(judge_status)
+        })
+        .await
+    }
+
+    /// Attempts of a call that may run any number of times.
+    pub(crate) async fn read<T>(
+        &self,
+        attempt: impl AsyncFn(KeyValueRpc, Duration) -> Result<T, Verdict>,
+    ) -> Result<T, Error> {
+        let endpoints = &self.shared.endpoints;
+        let mut attempts = Attempts::new(self.options.timeout, None);
+        loop {
+            let gateway = endpoints.current();
+            let time = attempts.attempt_time(endpoints.len());
+            match attempt(key_value(&gateway), time).await {
+                Ok(answer) => return Ok(answer),
+                Err(verdict) => self.move_on(&gateway, &mut attempts, verdict).await?,
+            }
+        }
+    }
+
+    /// Attempts of a write, all under one request id.
+    async fn write(
+        &self,
+        attempt: impl AsyncFn(KeyValueRpc, WriteId, bool, Duration) -> Result<u64, Status>,
+    ) -> Result<Version, Error> {
+        self.renew_seen().await;
+        let endpoints = &self.shared.endpoints;
+        let write = WriteId::new(self.seen_version());
+        let mut attempts = Attempts::new(self.options.timeout, Some(write));
+        loop {
+            let gateway = endpoints.current();
+            let time = attempts.attempt_time(endpoints.len());
+            match attempt(key_value(&gateway), write, attempts.repeated(), time).await {
+                Ok(version) => {
+                    self.saw(Version(version));
+                    return Ok(Version(version));
+                }
+                Err(status) => {
+                    self.move_on(&gateway, &mut attempts, judge_status(status)).await?;
+                }
+            }
+        }
+    }
+
+    async fn move_on(
+        &self,
+        gateway: &Gateway,
+        attempts: &mut Attempts,
+        verdict: Verdict,
+    ) -> Result<(), Error> {
+        if !matches!(verdict, Verdict::Final(_)) {
+            self.shared.endpoints.failed(gateway);
+        }
+        attempts.failed(verdict).await
+    }
+
+    /// A client that was idle fetches a recent version before it writes, so that the write can be
+    /// repeated if its answer is lost. Without one it still writes.
+    pub(crate) async fn renew_seen(&self) {
+        if self.shared.seen.is_old() {
+            let timeout = RENEW_TIMEOUT.min(self.options.timeout / 2);
+            let renewed = self.with_timeout(timeout).batch_get(Vec::<Bytes>::new()).await;
+            if let Err(error) = renewed {
+                tracing::debug!(%error, "could not renew the seen version");
+            }
+        }
+    }
+}
+
+/// A call that carries its time in the `grpc-timeout` header.
+fn timed<M>(message: M, time: Duration) -> Request<M> {
+    let mut request = Request::new(message);
+    request.set_timeout(time);
+    request
+}
+
+pub(crate) fn key_value(gateway: &Gateway) -> KeyValueRpc {
+    KeyValueClient::new(gateway.channel.clone())
+        .max_decoding_message_size(ANSWER_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+pub(crate) fn value_of(response: GetResponse) -> Option<Value> {
+    response.found.then(|| Value { value: response.value, version: Version(response.version) })
+}

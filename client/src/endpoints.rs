@@ -1,0 +1,104 @@
+//! The gateways, and which one is used now.
+
+use crate::Error;
+use parking_lot::Mutex;
+use std::time::Duration;
+use tonic::transport::{Channel, Endpoint};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+const STREAM_WINDOW_BYTES: u32 = 8 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
+
+/// One gateway. Connects when first used, and again by itself.
+#[derive(Clone, Debug)]
+pub struct Gateway {
+    pub address: String,
+    pub channel: Channel,
+    index: usize,
+}
+
+/// All gateways the client knows.
+#[derive(Debug)]
+pub struct Endpoints {
+    gateways: Vec<Gateway>,
+    current: Mutex<usize>,
+}
+
+impl Endpoints {
+    /// # Errors
+    /// `InvalidEndpoint` for the first text that is no address, or if there is none at all.
+    pub fn new(addresses: Vec<String>) -> Result<Self, Error> {
+        let gateways = addresses
+            .into_iter()
+            .map(|address| address.trim().to_owned())
+            .filter(|address| !address.is_empty())
+            .enumerate()
+            .map(|(index, address)| {
+                let channel = endpoint(&address)?.connect_lazy();
+                Ok(Gateway { address, channel, index })
+            })
+            .collect::<Result<Vec<_>, Error>>()?;
+        if gateways.is_empty() {
+            return Err(Error::InvalidEndpoint(String::new()));
+        }
+        Ok(Self { gateways, current: Mutex::new(0) })
+    }
+
+    pub const fn len(&self) -> usize {
+        self.gateways.len()
+    }
+
+    pub fn current(&self) -> Gateway {
+        self.gateways[*self.current.lock()].clone()
+    }
+
+    /// Moves on, unless somebody already did.
+    pub fn failed(&self, gateway: &Gateway) {
+        let mut current = self.current.lock();
+        if *current == gateway.index {
+            *current = (*current + 1) % self.gateways.len();
+        }
+    }
+}
+
+fn endpoint(address: &str) -> Result<Endpoint, Error> {
+    let refused = || Error::InvalidEndpoint(address.to_owned());
+    let uri =
+        if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
+    let endpoint = Endpoint::from_shared(uri).map_err(|_| refused())?;
+    let parts = endpoint.uri();
+    if parts.host().is_none_or(str::is_empty) || parts.port_u16().is_none_or(|port| port == 0) {
+        return Err(refused());
+    }
+    Ok(endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_failure_moves_on_once() {
+        let endpoints = Endpoints::new(vec!["a:1".into(), "b:2".into()]).unwrap();
+        let first = endpoints.current();
+        endpoints.failed(&first);
+        endpoints.failed(&first);
+        assert_eq!(endpoints.current().address, "b:2");
+    }
+
+    #[tokio::test]
+    async fn nonsense_is_refused() {
+        for text in ["", "host", "host:0", "a b:1"] {
+            assert!(Endpoints::new(vec![text.into()]).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! A version that lies before any write that starts now.
+
+use crate::Version;
+use parking_lot::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// A seen version older than this is renewed before a write. The servers refuse retries after ten
+/// minutes.
+const RENEW_AFTER: Duration = Duration::from_secs(60);
+/// Versions that are newer by less do not move the age: most writes touch no lock here.
+const STEP: Duration = Duration::from_secs(1);
+
+/// The newest version this client saw, and when.
+#[derive(Debug, Default)]
+pub struct Seen {
+    newest: AtomicU64,
+    /// When a version was last seen that was newer by a step.
+    renewed: Mutex<Option<Instant>>,
+}
+
+impl Seen {
+    pub fn newest(&self) -> Version {
+        Version(self.newest.load(Ordering::Relaxed))
+    }
+
+    /// Takes in a version of an answer.
+    pub fn saw(&self, version: Version) {
+        let before = Version(self.newest.fetch_max(version.0, Ordering::Relaxed));
+        if before.is_zero() || version.since(before) >= STEP {
+            *self.renewed.lock() = Some(Instant::now());
+        }
+    }
+
+    /// True if a retry of a write that starts now could come too late for its seen version.
+    pub fn is_old(&self) -> bool {
+        self.renewed.lock().is_none_or(|renewed| renewed.elapsed() > RENEW_AFTER)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_newer_versions_count() {
+        let seen = Seen::default();
+        assert!(seen.is_old());
+        seen.saw(Version::new(5000, 0));
+        seen.saw(Version::new(10, 0));
+        assert_eq!(seen.newest(), Version::new(5000, 0));
+        assert!(!seen.is_old());
+    }
+}
