@@ -23,7 +23,7 @@ const BATCH_MAX: usize = 10_000;
 /// A fetch older than this means that the stream is dead.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a timestamp is fetched though nobody asked.
-const REFRESH_INTERVAL: Duration = Duration::from_secs(30);
+const REFRESH_INTERVAL: Duration = Duration::from_secs(120);
 /// How long one attempt to find the leader may take before expired waiters are swept.
 const SEARCH_STEP: Duration = Duration::from_secs(1);
 const BACKOFF_FIRST: Duration = Duration::from_millis(10);

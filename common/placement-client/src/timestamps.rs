@@ -22,7 +22,7 @@ pub(crate) type Waiter = oneshot::Sender<Timestamp>;
 /// the oracle may have made those timestamps before the request arrived. Share one per process.
 ///
 /// It also keeps [`Self::latest_seen`] fresh: while it is idle it fetches one timestamp every
-/// half minute.
+/// two minutes.
 pub struct TimestampClient {
     pub(crate) queue: Mutex<Queue>,
     pub(crate) arrived: Notify,

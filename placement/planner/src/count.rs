@@ -7,7 +7,7 @@ use crate::budget::Budget;
 use crate::explain::{count_of, nodes_are_up};
 use crate::target::{Loads, candidates};
 use crate::{ClusterView, Explanation, Operator, Policy, RangeView, Step};
-use rangedb_types::{NodeId, Replica, ReplicaId, ReplicaRole};
+use rangedb_types::{NodeId, Replica, ReplicaRole};
 
 /// What a decision about one range may look at and use up.
 pub(crate) struct Context<'a> {
@@ -124,13 +124,13 @@ fn promote(range: &RangeView, goal: &Goal, context: &mut Context<'_>) -> Option<
     if missing == 0 {
         return None;
     }
-    let mut ready: Vec<ReplicaId> = range
+    let mut ready: Vec<Replica> = range
         .descriptor
         .with_role(ReplicaRole::Learner)
         .filter(|learner| {
             range.caught_up.contains(&learner.replica_id) && context.view.is_up(learner.node_id)
         })
-        .map(|learner| learner.replica_id)
+        .copied()
         .collect();
     ready.sort_unstable();
     let most = missing.min(ready.len());
@@ -148,7 +148,7 @@ fn promote(range: &RangeView, goal: &Goal, context: &mut Context<'_>) -> Option<
     };
     ready.truncate(count);
     let why = format!("it has {} of {}", voters, count_of(goal.voters, "voter"));
-    Some((Step::Promote { replica_ids: ready }, why))
+    Some((Step::Promote { replicas: ready }, why))
 }
 
 /// Removes a learner that is not needed once there are voters enough: lost ones first.
@@ -169,5 +169,5 @@ fn remove_surplus(range: &RangeView, context: &mut Context<'_>) -> Option<(Step,
         .with_role(ReplicaRole::Learner)
         .min_by_key(|learner| (context.view.lives(learner.node_id), learner.replica_id))?;
     let why = format!("it has {voters} voters and needs no learner");
-    Some((Step::Remove { replica_id: surplus.replica_id }, why))
+    Some((Step::Remove { replica: *surplus }, why))
 }

@@ -1,6 +1,6 @@
 //! What a plan consists of.
 
-use rangedb_types::{Epoch, NodeId, RangeId, ReplicaId};
+use rangedb_types::{Epoch, NodeId, RangeId, Replica};
 use std::fmt;
 
 /// One accepted step for one range. A node refuses it unless the range still has this epoch.
@@ -20,9 +20,9 @@ pub enum Step {
     /// Create a replica without a vote on this node.
     AddLearner { node_id: NodeId },
     /// Make these learners voters, all in one joint change.
-    Promote { replica_ids: Vec<ReplicaId> },
+    Promote { replicas: Vec<Replica> },
     /// Remove a replica that has no vote.
-    Remove { replica_id: ReplicaId },
+    Remove { replica: Replica },
     /// End the joint configuration.
     LeaveJoint,
 }
@@ -31,11 +31,14 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::AddLearner { node_id } => write!(f, "add a learner on node {node_id}"),
-            Self::Promote { replica_ids } => {
-                let ids: Vec<_> = replica_ids.iter().map(ToString::to_string).collect();
-                write!(f, "promote replicas {} to voters", ids.join(", "))
+            Self::Promote { replicas } => {
+                let nodes: Vec<_> =
+                    replicas.iter().map(|replica| replica.node_id.to_string()).collect();
+                write!(f, "make voters of the replicas on nodes {}", nodes.join(", "))
             }
-            Self::Remove { replica_id } => write!(f, "remove replica {replica_id}"),
+            Self::Remove { replica } => {
+                write!(f, "remove replica {} from node {}", replica.replica_id, replica.node_id)
+            }
             Self::LeaveJoint => f.write_str("leave the joint configuration"),
         }
     }

@@ -110,23 +110,18 @@ impl World {
                     assert!(range.descriptor.replica_on(*node_id).is_none(), "two on one node");
                     range.descriptor.replicas.extend(added);
                 }
-                Step::Promote { replica_ids } => {
+                Step::Promote { replicas } => {
                     for replica in &mut range.descriptor.replicas {
-                        if replica_ids.contains(&replica.replica_id) {
+                        if replicas.contains(replica) {
                             assert_eq!(replica.role, ReplicaRole::Learner);
                             assert!(range.caught_up.contains(&replica.replica_id), "empty voter");
                             replica.role = ReplicaRole::IncomingVoter;
                         }
                     }
                 }
-                Step::Remove { replica_id } => {
-                    range.descriptor.replicas.retain(|replica| {
-                        assert!(
-                            replica.replica_id != *replica_id
-                                || replica.role == ReplicaRole::Learner
-                        );
-                        replica.replica_id != *replica_id
-                    });
+                Step::Remove { replica: removed } => {
+                    assert_eq!(removed.role, ReplicaRole::Learner);
+                    range.descriptor.replicas.retain(|replica| replica != removed);
                 }
                 Step::LeaveJoint => {
                     for replica in &mut range.descriptor.replicas {

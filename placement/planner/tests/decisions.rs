@@ -66,8 +66,12 @@ fn step(nodes: Vec<NodeView>, range: RangeView, factor: usize) -> Option<Step> {
     plan_one(nodes, range, factor).0.map(|operator| operator.step)
 }
 
+fn learner(node: u64) -> Replica {
+    Replica { replica_id: ReplicaId(100 + node), node_id: NodeId(node), role: Learner }
+}
+
 fn promote(nodes: &[u64]) -> Option<Step> {
-    Some(Step::Promote { replica_ids: nodes.iter().map(|node| ReplicaId(100 + node)).collect() })
+    Some(Step::Promote { replicas: nodes.iter().map(|node| learner(*node)).collect() })
 }
 
 #[test]
@@ -166,7 +170,7 @@ fn a_learner_that_is_down_is_neither_promoted_nor_waited_for() {
     assert_eq!(step(nodes.clone(), range(&replicas, &[1, 2, 3, 4]), 3), promote(&[2, 4]));
     let replicas = [(1, Voter), (2, Voter), (3, Learner), (4, Voter)];
     let next = step(nodes, range(&replicas, &[1, 2, 4]), 3);
-    assert_eq!(next, Some(Step::Remove { replica_id: ReplicaId(103) }));
+    assert_eq!(next, Some(Step::Remove { replica: learner(3) }));
 }
 
 #[test]
