@@ -1,0 +1,232 @@
+//! What the leader does again and again: store what was reported, create the first range, plan, and
+//! send commands.
+//!
+//! Everything is computed from the state and the view as they are, so a round that was missed, or a
+//! leader that was lost, costs time and nothing else.
+
+use super::office::Office;
+use crate::consensus::{LeadershipError, ProposeError};
+use crate::metrics;
+use crate::operator::planner_seed;
+use crate::state::{Command, RANGES_PER_REPORT_MAX, Response};
+use rangedb_planner::{ClusterView, Liveness, Policy, plan};
+use rangedb_proto::internal::v1 as wire;
+use rangedb_types::{Epoch, MonotonicTime, NodeId, RangeDescriptor, ReplicaId, Span};
+use std::time::Duration;
+use tokio::time::{Instant, interval, sleep};
+
+/// How often a round is made when nothing asks for one.
+const ROUND_INTERVAL: Duration = Duration::from_millis(500);
+/// Shortest time between two rounds.
+const ROUND_PAUSE: Duration = Duration::from_millis(20);
+/// How often leadership is confirmed although nobody asks: a leader that is cut off must let go.
+const CONFIRM_INTERVAL: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a node may take to show the first range before it is told again to create it.
+const BOOTSTRAP_RESEND_AFTER: Duration = Duration::from_secs(2);
+/// Copies that one node may send or receive at once.
+const MOVES_PER_NODE_MAX: usize = 4;
+/// Epoch of the first range as it is created. No range has it again after its first change.
+const FIRST_EPOCH: Epoch = Epoch { version: 1, conf_version: 1 };
+
+/// Why the office is laid down.
+enum Lost {
+    Leadership,
+}
+
+struct Duties<'a> {
+    office: &'a Office,
+    bootstrap_sent_at: Option<MonotonicTime>,
+    confirmed_at: Instant,
+}
+
+/// Runs until leadership is lost.
+pub(super) async fn run(office: &Office) {
+    let mut duties = Duties { office, bootstrap_sent_at: None, confirmed_at: Instant::now() };
+    let mut revisions = office.consensus.revisions();
+    let mut rounds = interval(ROUND_INTERVAL);
+    loop {
+        tokio::select! {
+            _ = rounds.tick() => {}
+            () = office.wake.notified() => {}
+            changed = revisions.changed() => if changed.is_err() { return },
+        }
+        if duties.round().await.is_err() {
+            return;
+        }
+        sleep(ROUND_PAUSE).await;
+    }
+}
+
+impl Duties<'_> {
+    async fn round(&mut self) -> Result<(), Lost> {
+        self.confirm().await?;
+        self.office.publish();
+        self.store_news().await?;
+        self.bootstrap().await?;
+        self.schedule().await
+    }
+
+    async fn confirm(&mut self) -> Result<(), Lost> {
+        if self.confirmed_at.elapsed() < CONFIRM_INTERVAL {
+            return Ok(());
+        }
+        match self.office.consensus.confirm_leadership(Instant::now() + TIMEOUT).await {
+            Ok(_) => {
+                self.confirmed_at = Instant::now();
+                Ok(())
+            }
+            Err(error) => {
+                if error == LeadershipError::Timeout {
+                    tracing::warn!("a quorum of placement cannot be reached");
+                }
+                Err(Lost::Leadership)
+            }
+        }
+    }
+
+    async fn propose(&self, command: Command) -> Result<Option<Response>, Lost> {
+        let deadline = Instant::now() + TIMEOUT;
+        match self.office.consensus.propose(command, deadline).await {
+            Ok(Response::Rejected(rejection)) => {
+                tracing::warn!(%rejection, "placement's own command was rejected");
+                Ok(None)
+            }
+            Ok(response) => Ok(Some(response)),
+            // The next round looks at what became of it.
+            Err(ProposeError::OutcomeUnknown) => Ok(None),
+            Err(ProposeError::NotLeader { .. } | ProposeError::Stopped) => Err(Lost::Leadership),
+        }
+    }
+
+    async fn store_news(&self) -> Result<(), Lost> {
+        while self.office.has_news() {
+            let taken = self.office.take_news(RANGES_PER_REPORT_MAX);
+            let news: Vec<_> = self
+                .office
+                .consensus
+                .read(|state| taken.into_iter().filter(|range| state.is_news(range)).collect());
+            if news.is_empty() {
+                continue;
+            }
+            let count = news.len() as u64;
+            let report = Command::ReportRanges(news.clone());
+            if self.propose(report).await?.is_none() {
+                self.office.add_news(news);
+                return Ok(());
+            }
+            metrics::RANGE_REPORTS.inc_by(count);
+        }
+        Ok(())
+    }
+
+    /// Sees to it that there is a first range. Only the state machine decides which node has it, and
+    /// only once; this tells that node until the range is seen.
+    async fn bootstrap(&mut self) -> Result<(), Lost> {
+        let Some(first) = self.first_range().await? else { return Ok(()) };
+        let now = self.office.now();
+        let seen = self.office.view.lock().range(first.range_id).is_some();
+        let waits = self
+            .bootstrap_sent_at
+            .is_some_and(|sent_at| now.since(sent_at) < BOOTSTRAP_RESEND_AFTER);
+        let Some(replica) = first.replicas.first().filter(|_| !seen && !waits) else {
+            return Ok(());
+        };
+        let bootstrap = wire::BootstrapRange { range: Some((&first).into()) };
+        let command = wire::NodeCommand {
+            command: Some(wire::node_command::Command::BootstrapRange(bootstrap)),
+        };
+        if self.office.sessions.lock().send(replica.node_id, command) {
+            self.bootstrap_sent_at = Some(now);
+            metrics::COMMANDS.with_label_values(&["bootstrap"]).inc();
+            tracing::info!(node_id = %replica.node_id, range_id = %first.range_id, "told a node to create the first range");
+        }
+        Ok(())
+    }
+
+    /// The first range while it is still as it was created.
+    async fn first_range(&self) -> Result<Option<RangeDescriptor>, Lost> {
+        let stored = self.office.consensus.read(|state| {
+            let everything = Span::all();
+            let range = state.ranges_overlapping(&everything).next().cloned();
+            (state.range_count(), range)
+        });
+        let range = match stored {
+            (0, _) => {
+                let chosen: Option<NodeId> = self.office.sessions.lock().node_ids().next();
+                let Some(node_id) = chosen else { return Ok(None) };
+                match self.propose(Command::BootstrapFirstRange { node_id }).await? {
+                    Some(Response::FirstRange { range, .. }) => Some(range),
+                    _ => None,
+                }
+            }
+            (1, range) => range,
+            _ => None,
+        };
+        Ok(range.filter(|range| range.epoch == FIRST_EPOCH))
+    }
+
+    async fn schedule(&self) -> Result<(), Lost> {
+        let office = self.office;
+        let (view, policy, seed) = office.look(|state, view, now| {
+            let policy = Policy {
+                replication_factor: state.replication_factor(),
+                moves_per_node_max: MOVES_PER_NODE_MAX,
+            };
+            let seed = state.cluster_id().map_or(0, planner_seed);
+            (view.snapshot(state, now), policy, seed)
+        });
+        let timer = metrics::PLAN_SECONDS.start_timer();
+        let (operators, explanation) = plan(&view, &policy, seed);
+        timer.observe_duration();
+        self.count(&view, operators.len(), explanation.pending().len());
+        *office.explanation.lock() = explanation;
+        let wanted = {
+            let mut under_way = office.operators.lock();
+            under_way.accept(operators, office.now());
+            under_way.ids_wanted()
+        };
+        if wanted > 0 {
+            let count = u32::try_from(wanted).unwrap_or(u32::MAX);
+            let count = count.min(crate::state::IDS_PER_CALL_MAX);
+            if let Some(Response::Ids { first }) =
+                self.propose(Command::AllocateIds { count }).await?
+            {
+                let ids = (first..first + u64::from(count)).map(ReplicaId);
+                office.operators.lock().give_ids(ids);
+            }
+        }
+        self.send_commands();
+        Ok(())
+    }
+
+    fn send_commands(&self) {
+        let office = self.office;
+        let due = office.operators.lock().due(office.now());
+        for dispatch in due {
+            let (node_id, range_id, kind) = (dispatch.node_id, dispatch.range_id, dispatch.kind);
+            if office.sessions.lock().send(node_id, dispatch.command) {
+                metrics::COMMANDS.with_label_values(&[kind]).inc();
+                tracing::info!(%range_id, %node_id, kind, "sent a command");
+            } else {
+                office.operators.lock().not_sent(range_id);
+            }
+        }
+    }
+
+    fn count(&self, view: &ClusterView, operators: usize, pending: usize) {
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        for (liveness, state) in
+            [(Liveness::Up, "up"), (Liveness::Suspect, "suspect"), (Liveness::Down, "down")]
+        {
+            let count = view.nodes.iter().filter(|node| node.liveness == liveness).count();
+            metrics::NODES.with_label_values(&[state]).set(number(count));
+        }
+        let silent = view.ranges.iter().filter(|range| range.leader.is_none()).count();
+        metrics::RANGES.set(number(view.ranges.len()));
+        metrics::RANGES_WITHOUT_LEADER.set(number(silent));
+        metrics::OPERATORS.set(number(operators));
+        metrics::PENDING.set(number(pending));
+        self.office.consensus.read(|state| self.office.view.lock().retain_ranges(state));
+    }
+}

@@ -1,0 +1,172 @@
+//! From plans to commands.
+//!
+//! Owns: which operators are under way, when their commands were last sent, and the ids given to
+//! replicas that a command creates. Must not know: streams, consensus, clocks: time and ids are
+//! arguments. Invariants: a command is not sent again before [`RESEND_AFTER`] has passed, and then
+//! with the same replica id, so that the node can tell that it is the same; what the plan no longer
+//! holds is forgotten.
+
+use rangedb_planner::{Operator, Step};
+use rangedb_proto::internal::v1 as wire;
+use rangedb_proto::internal::v1::node_command::Command;
+use rangedb_proto::internal::v1::replica_change::Kind;
+use rangedb_types::{ClusterId, MonotonicTime, NodeId, RangeId, Replica, ReplicaId, ReplicaRole};
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+/// How long a command that showed no effect is left alone.
+pub const RESEND_AFTER: Duration = Duration::from_secs(3);
+
+/// How long the first choice of a target is kept although plans choose another by now.
+pub const GIVE_UP_AFTER: Duration = Duration::from_secs(30);
+
+/// An operator that was begun.
+#[derive(Clone, Debug)]
+pub struct UnderWay {
+    pub operator: Operator,
+    /// The replica that the step creates, if it creates one.
+    new_replica: Option<ReplicaId>,
+    sent_at: Option<MonotonicTime>,
+    first_sent_at: Option<MonotonicTime>,
+}
+
+/// A command for a node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dispatch {
+    pub node_id: NodeId,
+    pub range_id: RangeId,
+    pub kind: &'static str,
+    pub command: wire::NodeCommand,
+}
+
+/// All that is under way.
+#[derive(Debug, Default)]
+pub struct Operators {
+    under_way: BTreeMap<RangeId, UnderWay>,
+    /// Ids that were allocated and not used yet.
+    spare_ids: VecDeque<ReplicaId>,
+}
+
+impl Operators {
+    /// Takes in a new plan: goes on with what it still holds, begins what is new, forgets the rest.
+    pub fn accept(&mut self, plan: Vec<Operator>, now: MonotonicTime) {
+        let mut before = std::mem::take(&mut self.under_way);
+        for operator in plan {
+            // For one epoch the first choice stays for a while: another would race with it.
+            let same = before.remove(&operator.range_id).filter(|old| {
+                old.operator.epoch == operator.epoch && !old.gone_stale(&operator, now)
+            });
+            let entry = match same {
+                Some(old) => UnderWay {
+                    operator: Operator { leader: operator.leader, ..old.operator },
+                    ..old
+                },
+                None => {
+                    UnderWay { operator, new_replica: None, sent_at: None, first_sent_at: None }
+                }
+            };
+            self.under_way.insert(entry.operator.range_id, entry);
+        }
+    }
+
+    /// How many new ids are wanted before [`Self::due`] can send everything.
+    #[must_use]
+    pub fn ids_wanted(&self) -> usize {
+        let wanted = self.under_way.values().filter(|entry| entry.wants_id()).count();
+        wanted.saturating_sub(self.spare_ids.len())
+    }
+
+    /// Ids that nobody else uses.
+    pub fn give_ids(&mut self, ids: impl IntoIterator<Item = ReplicaId>) {
+        self.spare_ids.extend(ids);
+    }
+
+    /// The commands that are to be sent now.
+    pub fn due(&mut self, now: MonotonicTime) -> Vec<Dispatch> {
+        let mut due = Vec::new();
+        for entry in self.under_way.values_mut() {
+            if entry.sent_at.is_some_and(|sent_at| now.since(sent_at) < RESEND_AFTER) {
+                continue;
+            }
+            if entry.wants_id() {
+                let Some(id) = self.spare_ids.pop_front() else { continue };
+                entry.new_replica = Some(id);
+            }
+            entry.sent_at = Some(now);
+            entry.first_sent_at.get_or_insert(now);
+            due.push(entry.dispatch());
+        }
+        due
+    }
+
+    /// A command could not be handed to its node: it may be sent again at once.
+    pub fn not_sent(&mut self, range_id: RangeId) {
+        if let Some(entry) = self.under_way.get_mut(&range_id) {
+            entry.sent_at = None;
+        }
+    }
+
+    /// What is under way, in the order of range ids.
+    pub fn under_way(&self) -> impl Iterator<Item = &Operator> {
+        self.under_way.values().map(|entry| &entry.operator)
+    }
+}
+
+impl UnderWay {
+    const fn wants_id(&self) -> bool {
+        matches!(self.operator.step, Step::AddLearner { .. }) && self.new_replica.is_none()
+    }
+
+    /// True if the plan wants another step by now. Another target for a new replica waits until the
+    /// first had its chance.
+    fn gone_stale(&self, wanted: &Operator, now: MonotonicTime) -> bool {
+        match (&self.operator.step, &wanted.step) {
+            (own, wanted) if own == wanted => false,
+            (Step::AddLearner { .. }, Step::AddLearner { .. }) => {
+                self.first_sent_at.is_some_and(|first| now.since(first) >= GIVE_UP_AFTER)
+            }
+            _ => true,
+        }
+    }
+
+    fn dispatch(&self) -> Dispatch {
+        let change = |kind: Kind, replica: &Replica| wire::ReplicaChange {
+            kind: kind.into(),
+            replica: Some(replica.into()),
+        };
+        let (kind, changes) = match &self.operator.step {
+            Step::AddLearner { node_id } => {
+                let replica_id = self.new_replica.expect("an id is given before this is made");
+                let replica = Replica { replica_id, node_id: *node_id, role: ReplicaRole::Learner };
+                ("add_learner", vec![change(Kind::AddLearner, &replica)])
+            }
+            Step::Promote { replicas } => {
+                let promote = |replica| change(Kind::Promote, replica);
+                ("promote", replicas.iter().map(promote).collect())
+            }
+            Step::Remove { replica } => ("remove", vec![change(Kind::Remove, replica)]),
+            Step::LeaveJoint => ("leave_joint", Vec::new()),
+        };
+        let command = Command::ChangeReplicas(wire::ChangeReplicas {
+            range_id: self.operator.range_id.get(),
+            epoch: Some(self.operator.epoch.into()),
+            leave_joint: changes.is_empty(),
+            changes,
+        });
+        Dispatch {
+            node_id: self.operator.leader,
+            range_id: self.operator.range_id,
+            kind,
+            command: wire::NodeCommand { command: Some(command) },
+        }
+    }
+}
+
+/// What chooses between equally good nodes, the same for the life of a cluster.
+#[must_use]
+pub const fn planner_seed(cluster_id: ClusterId) -> u64 {
+    (cluster_id.0 >> 64) as u64 ^ cluster_id.0 as u64
+}
+
+#[cfg(test)]
+mod tests;
