@@ -76,22 +76,18 @@ pub fn scan(
             bounds.upper = encode_key(key);
         }
     }
-    let mut page = Page::default();
+    let mut output =
+        Output { snapshot, tombstones, read_ts, options, bytes: 0, page: Page::default() };
     if bounds.lower < bounds.upper {
         let iter = snapshot.iterator(Family::Write, &bounds.lower, &bounds.upper)?;
-        let mut scanner = Scanner {
-            snapshot,
-            tombstones,
-            read_ts,
-            options,
-            iter,
-            encoded: Vec::new(),
-            seek: Vec::new(),
-            bytes: 0,
-            page: &mut page,
-        };
-        if options.reverse { scanner.reverse()? } else { scanner.forward()? }
+        let cursor = Cursor { iter, encoded: Vec::new(), seek: Vec::new() };
+        if options.reverse {
+            reverse(cursor, &mut output)?;
+        } else {
+            forward(cursor, &mut output)?;
+        }
     }
+    let mut page = output.page;
     if let (Some((key, lock)), None) = (lock, &page.resume) {
         if page.entries.is_empty() {
             return Err(MvccError::KeyLocked { key, lock: Box::new(lock) });
@@ -120,22 +116,6 @@ fn first_blocking_lock(
     Ok(None)
 }
 
-/// Walks over write records. Invariant between steps: the iterator is on the first record, in the
-/// direction of the scan, of a key that was not looked at yet, or on none.
-struct Scanner<'a> {
-    snapshot: &'a dyn Snapshot,
-    tombstones: &'a TombstoneSet,
-    read_ts: Timestamp,
-    options: &'a ScanOptions,
-    iter: Box<dyn Iter + 'a>,
-    /// The encoded key that is being looked at.
-    encoded: Vec<u8>,
-    /// Memory for keys to seek.
-    seek: Vec<u8>,
-    bytes: usize,
-    page: &'a mut Page,
-}
-
 /// Whether there is room for more.
 #[derive(PartialEq, Eq)]
 enum Room {
@@ -143,48 +123,66 @@ enum Room {
     None,
 }
 
-impl Scanner<'_> {
-    fn forward(&mut self) -> Result<()> {
-        let mut valid = self.iter.seek_to_first()?;
-        while valid {
-            self.take_key()?;
-            if self.seek_visible()? && self.add()? == Room::None {
-                return Ok(());
-            }
-            valid = self.skip_key()?;
-            if valid && self.is_full() {
-                self.resume_after_last();
+/// Invariant of the loop: the iterator is on the newest record of a key not looked at yet.
+fn forward(mut cursor: Cursor<'_>, output: &mut Output<'_>) -> Result<()> {
+    let mut valid = cursor.iter.seek_to_first()?;
+    while valid {
+        if output.is_full() {
+            output.resume_after_last();
+            return Ok(());
+        }
+        let newest = cursor.take_key()?;
+        if let Some(version) = cursor.seek_visible(newest, output.read_ts)? {
+            let record = WriteRecord::decode(cursor.iter.value())?;
+            if output.add(&cursor.encoded, version, &record)? == Room::None {
                 return Ok(());
             }
         }
-        Ok(())
+        valid = cursor.skip_key()?;
     }
+    Ok(())
+}
 
-    fn reverse(&mut self) -> Result<()> {
-        let mut valid = self.iter.seek_to_last()?;
-        while valid {
-            self.take_key()?;
-            if self.seek_visible_back()? && self.add()? == Room::None {
-                return Ok(());
-            }
-            // The bare encoded key sorts before its versions and after every smaller key.
-            valid = self.iter.seek_for_prev(&self.encoded)?;
-            if valid && self.is_full() {
-                self.resume_after_last();
+/// Invariant of the loop: the iterator is on the oldest record of a key not looked at yet.
+fn reverse(mut cursor: Cursor<'_>, output: &mut Output<'_>) -> Result<()> {
+    let mut valid = cursor.iter.seek_to_last()?;
+    let mut copy = Vec::new();
+    while valid {
+        if output.is_full() {
+            output.resume_after_last();
+            return Ok(());
+        }
+        let oldest = cursor.take_key()?;
+        if let Some(version) = cursor.collect_visible_back(oldest, output.read_ts, &mut copy)? {
+            let record = WriteRecord::decode(&copy)?;
+            if output.add(&cursor.encoded, version, &record)? == Room::None {
                 return Ok(());
             }
         }
-        Ok(())
+        valid = cursor.skip_key_back()?;
     }
+    Ok(())
+}
 
-    fn take_key(&mut self) -> Result<()> {
-        let (encoded, _) = split_version(Family::Write, self.iter.key())?;
+/// Moves over the write records of one key after the other.
+struct Cursor<'a> {
+    iter: Box<dyn Iter + 'a>,
+    /// The encoded key that is being looked at.
+    encoded: Vec<u8>,
+    /// Memory for keys to seek.
+    seek: Vec<u8>,
+}
+
+impl Cursor<'_> {
+    /// Makes the key the iterator is on the one that is looked at, and says the version there.
+    fn take_key(&mut self) -> Result<Timestamp> {
+        let (encoded, version) = split_version(Family::Write, self.iter.key())?;
         self.encoded.clear();
         self.encoded.extend_from_slice(encoded);
-        Ok(())
+        Ok(version)
     }
 
-    /// The version the iterator is on, if it is still on the present key.
+    /// The version the iterator is on, if it is still on the key that is looked at.
     fn version_here(&self) -> Result<Option<Timestamp>> {
         if !self.iter.valid() {
             return Ok(None);
@@ -193,90 +191,117 @@ impl Scanner<'_> {
         Ok((encoded == self.encoded).then_some(version))
     }
 
-    fn seek_version(&mut self, version: Timestamp) -> Result<()> {
+    fn seek_version(&mut self, version: Timestamp) -> Result<Option<Timestamp>> {
         self.seek.clear();
         self.seek.extend_from_slice(&self.encoded);
         self.seek.extend_from_slice(&encode_version(version));
         self.iter.seek(&self.seek)?;
-        Ok(())
+        self.version_here()
     }
 
-    /// From any version of the present key at or above the one a read sees: to that one. False if
-    /// there is none.
-    fn seek_visible(&mut self) -> Result<bool> {
+    fn next_version(&mut self) -> Result<Option<Timestamp>> {
+        self.iter.next()?;
+        self.version_here()
+    }
+
+    /// From the version the iterator is on, down to the one that a read at `read_ts` sees.
+    fn seek_visible(&mut self, here: Timestamp, read_ts: Timestamp) -> Result<Option<Timestamp>> {
+        let mut here = Some(here);
         let mut steps = 0;
-        loop {
-            let Some(version) = self.version_here()? else { return Ok(false) };
-            if version <= self.read_ts {
+        while let Some(version) = here {
+            if version <= read_ts {
                 if WriteRecord::decode(self.iter.value())?.kind != WriteKind::Rollback {
-                    return Ok(true);
+                    return Ok(here);
                 }
-                self.iter.next()?;
+                here = self.next_version()?;
             } else if steps < STEPS_BEFORE_SEEK {
                 steps += 1;
-                self.iter.next()?;
+                here = self.next_version()?;
             } else {
-                self.seek_version(self.read_ts)?;
+                here = self.seek_version(read_ts)?;
             }
         }
+        Ok(None)
     }
 
-    /// From the oldest version of the present key to the one a read sees. False if there is none.
-    fn seek_visible_back(&mut self) -> Result<bool> {
-        let Some(oldest) = self.version_here()? else { return Ok(false) };
-        if oldest > self.read_ts {
-            return Ok(false);
-        }
-        // Most keys have few versions: the newest is a step or two away.
+    /// From the oldest version of the key, on which the iterator is, up to the one that a read at
+    /// `read_ts` sees; its record is left in `copy`, because the iterator moves past it.
+    fn collect_visible_back(
+        &mut self,
+        oldest: Timestamp,
+        read_ts: Timestamp,
+        copy: &mut Vec<u8>,
+    ) -> Result<Option<Timestamp>> {
+        let mut here = Some(oldest);
+        let mut found = None;
         for _ in 0..STEPS_BEFORE_SEEK {
+            let Some(version) = here.filter(|version| *version <= read_ts) else {
+                return Ok(found);
+            };
+            let record = self.iter.value();
+            if WriteRecord::decode(record)?.kind != WriteKind::Rollback {
+                copy.clear();
+                copy.extend_from_slice(record);
+                found = Some(version);
+            }
             self.iter.prev()?;
-            match self.version_here()? {
-                Some(version) if version <= self.read_ts => {}
-                Some(_) => {
-                    self.iter.next()?;
-                    return self.seek_visible();
-                }
-                None => {
-                    // Gone past the key's newest version.
-                    if self.iter.valid() {
-                        self.iter.next()?;
-                    } else {
-                        self.iter.seek_to_first()?;
-                    }
-                    return self.seek_visible();
-                }
-            }
+            here = self.version_here()?;
         }
-        self.seek_version(self.read_ts)?;
-        self.seek_visible()
+        // Many versions: to the newest that may be seen, and down from there.
+        let Some(newest) = self.seek_version(read_ts)? else { return Ok(found) };
+        let Some(version) = self.seek_visible(newest, read_ts)? else { return Ok(found) };
+        copy.clear();
+        copy.extend_from_slice(self.iter.value());
+        Ok(Some(version))
     }
 
-    /// Past every version of the present key.
+    /// Past every version of the key that is looked at.
     fn skip_key(&mut self) -> Result<bool> {
-        for _ in 0..STEPS_BEFORE_SEEK {
-            if self.version_here()?.is_none() {
-                return Ok(self.iter.valid());
-            }
-            self.iter.next()?;
-        }
-        if self.version_here()?.is_some() {
-            self.seek_version(Timestamp::ZERO)?;
-            // Version zero is never written, but a key that has it must not be met twice.
-            while self.version_here()?.is_some() {
-                self.iter.next()?;
-            }
+        let mut here = self.version_here()?;
+        let mut steps = 0;
+        while here.is_some() {
+            here = if steps == STEPS_BEFORE_SEEK {
+                self.seek_version(Timestamp::ZERO)?
+            } else {
+                self.next_version()?
+            };
+            steps += 1;
         }
         Ok(self.iter.valid())
     }
 
-    /// Puts the record the iterator is on into the page, if it is a value and there is room.
-    fn add(&mut self) -> Result<Room> {
-        let (_, version) = split_version(Family::Write, self.iter.key())?;
-        let record = WriteRecord::decode(self.iter.value())?;
+    /// To the oldest version of the key before the one that is looked at, if not there already.
+    fn skip_key_back(&mut self) -> Result<bool> {
+        if self.version_here()?.is_some() {
+            // The bare encoded key sorts before its versions and after every smaller key.
+            return Ok(self.iter.seek_for_prev(&self.encoded)?);
+        }
+        Ok(self.iter.valid())
+    }
+}
+
+/// The page that is being filled.
+struct Output<'a> {
+    snapshot: &'a dyn Snapshot,
+    tombstones: &'a TombstoneSet,
+    read_ts: Timestamp,
+    options: &'a ScanOptions,
+    bytes: usize,
+    page: Page,
+}
+
+impl Output<'_> {
+    /// Puts a key into the page, if the record that a read sees is a value and there is room.
+    fn add(
+        &mut self,
+        encoded: &[u8],
+        version: Timestamp,
+        record: &WriteRecord<'_>,
+    ) -> Result<Room> {
         if record.kind != WriteKind::Put {
             return Ok(Room::Left);
         }
-        let key = decode_key(Family::Write, &self.encoded)?;
+        let key = decode_key(Family::Write, encoded)?;
         if self.tombstones.hides(&key, version, self.read_ts) {
             return Ok(Room::Left);
         }
@@ -286,16 +311,12 @@ impl Scanner<'_> {
             record.check_readable()?;
             match record.short_value {
                 Some(short) => Bytes::copy_from_slice(short),
-                None => long_value(self.snapshot, &self.encoded, record.start_ts)?,
+                None => long_value(self.snapshot, encoded, record.start_ts)?,
             }
         };
         let size = key.len() + value.len();
         if !self.page.entries.is_empty() && self.bytes + size > self.options.bytes_max {
-            if self.options.reverse {
-                self.resume_after_last();
-            } else {
-                self.page.resume = Some(key.into());
-            }
+            self.resume_after_last();
             return Ok(Room::None);
         }
         self.bytes += size;
@@ -304,7 +325,7 @@ impl Scanner<'_> {
     }
 
     fn is_full(&self) -> bool {
-        self.page.entries.len() == self.options.limit && self.options.limit > 0
+        self.options.limit > 0 && self.page.entries.len() == self.options.limit
     }
 
     fn resume_after_last(&mut self) {

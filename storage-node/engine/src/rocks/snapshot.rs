@@ -79,7 +79,7 @@ impl Snapshot for RocksSnapshot {
             options.set_iterate_upper_bound(upper);
         }
         let iter = self.raw().raw_iterator_cf_opt(self.handle(family), options);
-        Ok(Box::new(RocksIter { iter }))
+        Ok(Box::new(RocksIter { iter, valid: false }))
     }
 
     fn first_version(&self, family: Family, seek: &[u8]) -> Result<Option<VersionEntry>> {
@@ -115,20 +115,22 @@ fn first_version(
 
 struct RocksIter<'a> {
     iter: DBRawIteratorWithThreadMode<'a, DB>,
+    /// What `iter` says, kept because asking it costs a call into RocksDB.
+    valid: bool,
 }
 
 impl RocksIter<'_> {
     /// Whether the last move found a key; if not, whether that is the end or an error.
-    fn moved(&self) -> Result<bool> {
-        if self.iter.valid() {
-            return Ok(true);
+    fn moved(&mut self) -> Result<bool> {
+        self.valid = self.iter.valid();
+        if !self.valid {
+            self.iter.status().map_err(convert)?;
         }
-        self.iter.status().map_err(convert)?;
-        Ok(false)
+        Ok(self.valid)
     }
 
     fn check_valid(&self) -> Result<()> {
-        if self.iter.valid() {
+        if self.valid {
             return Ok(());
         }
         self.iter.status().map_err(convert)?;
@@ -170,7 +172,7 @@ impl Iter for RocksIter<'_> {
     }
 
     fn valid(&self) -> bool {
-        self.iter.valid()
+        self.valid
     }
 
     fn key(&self) -> &[u8] {
