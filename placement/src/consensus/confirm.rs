@@ -2,11 +2,11 @@
 //!
 //! Invariant: a round serves only those who waited before it began.
 
+use super::Term;
 use super::core::Core;
 use super::error::LeadershipError;
 use super::metrics::ROUNDS;
 use super::types::Vote;
-use super::Term;
 use openraft::error::{CheckIsLeaderError, RaftError};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};

@@ -147,6 +147,8 @@ impl Core {
     /// Since when nothing has told this member that there is, or will be, a leader.
     pub(super) fn quiet_since(&self) -> Instant {
         let signs = *self.signs.lock();
-        self.started.max(signs.heard.unwrap_or(self.started)).max(signs.voted.unwrap_or(self.started))
+        self.started
+            .max(signs.heard.unwrap_or(self.started))
+            .max(signs.voted.unwrap_or(self.started))
     }
 }

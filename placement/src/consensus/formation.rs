@@ -80,7 +80,8 @@ fn judge(own: &Situation<'_>, answers: &BTreeMap<PlacementId, Answer>) -> Verdic
             ));
         }
     }
-    let clusters: BTreeSet<ClusterId> = answers.values().filter_map(|peer| peer.cluster_id).collect();
+    let clusters: BTreeSet<ClusterId> =
+        answers.values().filter_map(|peer| peer.cluster_id).collect();
     match own.cluster_id {
         Some(own_cluster) if !clusters.is_empty() && !clusters.contains(&own_cluster) => {
             return refuse(format!(
@@ -192,9 +193,7 @@ async fn look(core: &Core) -> BTreeMap<PlacementId, Answer> {
     let others = core.own.peers.iter().filter(|(id, _)| **id != core.own.id);
     let others = others.map(|(id, address)| (*id, address.clone()));
     let answers = core.network.probe_all(others, PROBE_TIMEOUT).await;
-    let read = |(id, answer): (_, Option<wire::ProbeResponse>)| {
-        Some((id, Answer::read(&answer?)?))
-    };
+    let read = |(id, answer): (_, Option<wire::ProbeResponse>)| Some((id, Answer::read(&answer?)?));
     answers.into_iter().filter_map(read).collect()
 }
 
@@ -294,7 +293,10 @@ mod tests {
         let text = refusal(verdict(1, None, false, &answers));
         assert!(text.contains("wiped") && text.contains("placement remove 1"), "{text}");
         // Even if the peer is alone, and however many are silent.
-        assert!(matches!(verdict(3, None, false, &[in_cluster(1, 7, Some(99))]), Verdict::Refuse(_)));
+        assert!(matches!(
+            verdict(3, None, false, &[in_cluster(1, 7, Some(99))]),
+            Verdict::Refuse(_)
+        ));
     }
 
     #[test]

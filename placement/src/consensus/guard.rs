@@ -57,7 +57,8 @@ pub(super) async fn run(core: &Core, cancel: &CancellationToken) {
         }
         let answers = ask(core, &others).await;
         // The answers took time: a leader may have spoken up.
-        if may_campaign(core.own.id, &configs, &answers) && core.quiet_since() + patience <= Instant::now()
+        if may_campaign(core.own.id, &configs, &answers)
+            && core.quiet_since() + patience <= Instant::now()
         {
             tracing::info!(reachable = answers.len() + 1, "no leader; starting an election");
             CAMPAIGNS.inc();
@@ -74,14 +75,15 @@ async fn ask(core: &Core, others: &BTreeSet<PlacementId>) -> BTreeMap<PlacementI
     let addresses = others.iter().filter_map(|id| Some((*id, core.address_of(*id)?)));
     let answers = core.network.probe_all(addresses, core.tuning.heartbeat * 2).await;
     let cluster = core.own.cluster_text();
-    let valid = |(id, answer): (PlacementId, Option<rangedb_proto::internal::v1::ProbeResponse>)| {
-        let answer = answer?;
-        // A new member may not have joined yet; a stranger's voice does not count.
-        let known = core.store_of(id).map(|store_id| store_id.to_string());
-        let ours = answer.cluster_id.is_empty() || answer.cluster_id == cluster;
-        (ours && PlacementId(answer.id) == id && known.as_deref() == Some(&answer.store_id))
-            .then_some((id, answer.leader_alive))
-    };
+    let valid =
+        |(id, answer): (PlacementId, Option<rangedb_proto::internal::v1::ProbeResponse>)| {
+            let answer = answer?;
+            // A new member may not have joined yet; a stranger's voice does not count.
+            let known = core.store_of(id).map(|store_id| store_id.to_string());
+            let ours = answer.cluster_id.is_empty() || answer.cluster_id == cluster;
+            (ours && PlacementId(answer.id) == id && known.as_deref() == Some(&answer.store_id))
+                .then_some((id, answer.leader_alive))
+        };
     answers.into_iter().filter_map(valid).collect()
 }
 

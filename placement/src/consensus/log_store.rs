@@ -32,7 +32,8 @@ impl LogStore {
                 let mut entries = Vec::new();
                 let mut bytes = 0;
                 store.scan(Table::Log, &start.to_be_bytes(), |key, value| {
-                    if store::index_of(key)? >= end || (bytes > 0 && bytes + value.len() > bytes_max)
+                    if store::index_of(key)? >= end
+                        || (bytes > 0 && bytes + value.len() > bytes_max)
                     {
                         return Ok(false);
                     }

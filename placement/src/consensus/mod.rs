@@ -142,7 +142,7 @@ pub struct Leadership {
 
 /// One member of the quorum.
 pub struct Consensus {
-    core: Arc<Core>,
+    pub(in crate::consensus) core: Arc<Core>,
     confirmer: Confirmer,
     leadership: watch::Receiver<Leadership>,
     tasks: TaskTracker,
@@ -320,10 +320,7 @@ impl Consensus {
     }
 }
 
-fn check_peers(
-    id: PlacementId,
-    peers: &BTreeMap<PlacementId, String>,
-) -> Result<(), StartError> {
+fn check_peers(id: PlacementId, peers: &BTreeMap<PlacementId, String>) -> Result<(), StartError> {
     if !peers.contains_key(&id) {
         return Err(StartError::NotInPeers { id });
     }
@@ -334,7 +331,10 @@ fn check_peers(
         grpc::endpoint(address).map_err(|source| StartError::Address { id: *peer, source })?;
     }
     if peers.len().is_multiple_of(2) {
-        tracing::warn!(members = peers.len(), "an even number of placement members survives no more failures than one less");
+        tracing::warn!(
+            members = peers.len(),
+            "an even number of placement members survives no more failures than one less"
+        );
     }
     Ok(())
 }
@@ -418,5 +418,7 @@ async fn supervise(core: &Core, cancel: &CancellationToken) {
         },
     };
     let reason = reason.map(|fatal| fatal.to_string()).unwrap_or_default();
-    core.fail(Failure(format!("placement's consensus stopped ({reason}); start the process again")));
+    core.fail(Failure(format!(
+        "placement's consensus stopped ({reason}); start the process again"
+    )));
 }

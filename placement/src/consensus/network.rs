@@ -176,10 +176,7 @@ impl RaftNetwork<TypeConfig> for Peer {
         &mut self,
         rpc: AppendEntriesRequest<TypeConfig>,
         _option: RPCOption,
-    ) -> Result<
-        AppendEntriesResponse<PlacementId>,
-        CallError<openraft::error::Infallible>,
-    > {
+    ) -> Result<AppendEntriesResponse<PlacementId>, CallError<openraft::error::Infallible>> {
         self.call(Call::Append, &rpc).await
     }
 

@@ -4,17 +4,13 @@
 //! applied; a received snapshot is on disk before openraft hears of it, and an install that a crash
 //! cut short is finished before openraft starts again (openraft may cut the log off first).
 
-use super::store::{
-    self, APPLIED, PURGED, STAGED_DATA, STAGED_META, Store, StoreError, Table,
-};
+use super::store::{self, APPLIED, PURGED, STAGED_DATA, STAGED_META, Store, StoreError, Table};
 use super::types::{
     Entry, LogId, Snapshot, SnapshotMeta, StorageError, StoredMembership, TypeConfig,
 };
 use crate::state::{MetaEntry, MetaEvent, Response, SnapshotError, State};
 use openraft::storage::RaftStateMachine;
-use openraft::{
-    AnyError, EntryPayload, OptionalSend, RaftSnapshotBuilder, StorageIOError,
-};
+use openraft::{AnyError, EntryPayload, OptionalSend, RaftSnapshotBuilder, StorageIOError};
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use std::io::Cursor;
@@ -83,10 +79,8 @@ impl StateMachine {
         reconcile_log(&store)?;
         let applied = load(&store)?;
         let (revision, _) = watch::channel(applied.state.revision());
-        let shared = SharedState {
-            applied: Arc::new(RwLock::new(applied)),
-            revision: Arc::new(revision),
-        };
+        let shared =
+            SharedState { applied: Arc::new(RwLock::new(applied)), revision: Arc::new(revision) };
         Ok(Self { store, shared, current: Arc::default(), snapshots: Arc::default() })
     }
 
@@ -183,11 +177,7 @@ fn reconcile_log(store: &Store) -> Result<(), StoreError> {
     store.write(batch)
 }
 
-fn install_batch<'a>(
-    store: &'a Store,
-    meta: &SnapshotMeta,
-    state: &State,
-) -> store::Batch<'a> {
+fn install_batch<'a>(store: &'a Store, meta: &SnapshotMeta, state: &State) -> store::Batch<'a> {
     let mut batch = store.batch();
     batch.clear_metadata();
     for entry in state.meta_list("", "") {
@@ -224,7 +214,11 @@ impl Applied {
     }
 }
 
-fn apply(store: &Store, shared: &SharedState, entries: Vec<Entry>) -> Result<Vec<Response>, StoreError> {
+fn apply(
+    store: &Store,
+    shared: &SharedState,
+    entries: Vec<Entry>,
+) -> Result<Vec<Response>, StoreError> {
     let mut events = Vec::new();
     let (responses, row) = {
         let mut applied = shared.applied.write();
@@ -288,9 +282,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
 impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotBuilder = SnapshotBuilder;
 
-    async fn applied_state(
-        &mut self,
-    ) -> Result<(Option<LogId>, StoredMembership), StorageError> {
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), StorageError> {
         let applied = self.shared.applied.read();
         Ok((applied.last_applied, applied.membership.clone()))
     }
@@ -332,11 +324,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let installed = self.store.blocking(move |store| {
             store.write(install_batch(store, &meta, &state))?;
             let revision = state.revision();
-            *shared.applied.write() = Applied {
-                state,
-                last_applied: meta.last_log_id,
-                membership: meta.last_membership,
-            };
+            *shared.applied.write() =
+                Applied { state, last_applied: meta.last_log_id, membership: meta.last_membership };
             shared.revision.send_replace(revision);
             Ok(())
         });

@@ -110,10 +110,9 @@ impl Store {
         let store =
             Self { db: Arc::new(DB::open_cf_descriptors(&database_options(), path, tables)?) };
         match store.get::<Owner>(OWNER)? {
-            Some(owner) if owner.store_id != store_id => Err(StoreError::Foreign {
-                path: path.display().to_string(),
-                found: owner.store_id,
-            }),
+            Some(owner) if owner.store_id != store_id => {
+                Err(StoreError::Foreign { path: path.display().to_string(), found: owner.store_id })
+            }
             Some(_) => Ok(store),
             None if had_cluster => Err(StoreError::Lost { path: path.display().to_string() }),
             None => {

@@ -56,19 +56,32 @@ pub enum Command {
 pub enum Response {
     /// For entries of the log that hold no command.
     Nothing,
-    Cluster { cluster_id: ClusterId },
+    Cluster {
+        cluster_id: ClusterId,
+    },
     Node(NodeRecord),
     /// The ids `first`, `first + 1`, … as many as were asked for.
-    Ids { first: u64 },
+    Ids {
+        first: u64,
+    },
     /// The first range as it is now; `created` tells whether this command made it.
-    FirstRange { range: RangeDescriptor, created: bool },
+    FirstRange {
+        range: RangeDescriptor,
+        created: bool,
+    },
     /// How many of the reported descriptors were news.
-    Ranges { accepted: u32 },
+    Ranges {
+        accepted: u32,
+    },
     /// The end of the window as it is now.
-    Timestamps { until: Timestamp },
+    Timestamps {
+        until: Timestamp,
+    },
     Config(super::SettingView),
     /// The metadata revision after the command.
-    Done { revision: u64 },
+    Done {
+        revision: u64,
+    },
     Rejected(Rejection),
 }
 
@@ -82,7 +95,9 @@ pub enum Rejection {
         "node {node_id} is known with another data folder (store {known}); a node that lost its data must start with an empty folder and take a new id"
     )]
     StoreMismatch { node_id: NodeId, known: StoreId },
-    #[error("node {node_id} was removed from the cluster; start it with an empty data folder to add it again")]
+    #[error(
+        "node {node_id} was removed from the cluster; start it with an empty data folder to add it again"
+    )]
     NodeRemoved { node_id: NodeId },
     #[error("at most {IDS_PER_CALL_MAX} ids can be allocated at once")]
     TooManyIds,
@@ -98,6 +113,9 @@ pub enum Rejection {
     ReservedKey { key: String },
     #[error("the value of `{key}` is not JSON")]
     NotJson { key: String },
-    #[error("the value of `{key}` has {size_bytes} bytes; at most {} are allowed", super::META_VALUE_BYTES_MAX)]
+    #[error(
+        "the value of `{key}` has {size_bytes} bytes; at most {} are allowed",
+        super::META_VALUE_BYTES_MAX
+    )]
     ValueTooLong { key: String, size_bytes: usize },
 }

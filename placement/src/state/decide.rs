@@ -58,7 +58,8 @@ impl State {
                 Err(rejection) => rejected(rejection),
             },
             Command::SetPlacementMember { id, store_id, address } => {
-                let member = MemberRecord { id: *id, store_id: *store_id, address: address.clone() };
+                let member =
+                    MemberRecord { id: *id, store_id: *store_id, address: address.clone() };
                 (DONE, vec![put(format!("{MEMBERS}{id}"), &member)])
             }
             Command::RemovePlacementMember { id } => (DONE, vec![(format!("{MEMBERS}{id}"), None)]),
@@ -128,11 +129,10 @@ impl State {
     }
 
     fn bootstrap(&self, node_id: NodeId) -> Decision {
-        // Once made it may since have been split, moved or merged away; it is never made again.
-        if let Some(range_id) = self.first_range {
-            let range = self.range(range_id).or_else(|| self.ranges.first());
-            let range = range.expect("a range leaves the map only for one that replaces it").clone();
-            return (Response::FirstRange { range, created: false }, Vec::new());
+        // Once there is a range, the first one was made; it may have been merged away since.
+        let first = self.first_range.and_then(|range_id| self.range(range_id));
+        if let Some(range) = first.or_else(|| self.ranges.first()) {
+            return (Response::FirstRange { range: range.clone(), created: false }, Vec::new());
         }
         if self.node(node_id).is_none() {
             return rejected(Rejection::UnknownNode { node_id });

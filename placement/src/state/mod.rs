@@ -21,8 +21,8 @@ pub use settings::SettingView;
 pub use snapshot::SnapshotError;
 
 use meta::MetaMap;
-use ranges::RangeMap;
 use rangedb_types::{ClusterId, NodeId, PlacementId, RangeDescriptor, RangeId, Span, Timestamp};
+use ranges::RangeMap;
 use records::RangeRecord;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -280,7 +280,10 @@ impl State {
                 }
             }
             _ if key.starts_with(COUNTERS) => {
-                return Err(CorruptState { key: key.to_owned(), why: "unknown counter".to_owned() });
+                return Err(CorruptState {
+                    key: key.to_owned(),
+                    why: "unknown counter".to_owned(),
+                });
             }
             _ => {}
         }

@@ -52,9 +52,7 @@ impl RangeMap {
     /// Of two ranges that claim one key, the one whose bounds changed later (`epoch.version`) is
     /// right: a split or merge gives all sides that live on a version above all they had before.
     pub(super) fn judge(&self, reported: &RangeDescriptor) -> Option<Vec<RangeId>> {
-        if self
-            .get(reported.range_id)
-            .is_some_and(|known| !reported.epoch.newer_than(known.epoch))
+        if self.get(reported.range_id).is_some_and(|known| !reported.epoch.newer_than(known.epoch))
         {
             return None;
         }

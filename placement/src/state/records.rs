@@ -11,7 +11,9 @@ use std::str::FromStr;
 
 /// One incarnation of a data folder: 128 random bits, written as 32 hexadecimal digits. A process
 /// that lost its folder comes back with another one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(try_from = "String", into = "String")]
 pub struct StoreId(pub u128);
 

@@ -115,6 +115,15 @@ fn the_first_range_is_made_once_however_many_nodes_ask() {
 }
 
 #[test]
+fn bootstrap_after_a_report_makes_no_second_range() {
+    let mut state = State::default();
+    state.apply(&register(1));
+    state.apply(&Command::ReportRanges(vec![range(2, "", "", 1, 1)]));
+    let (response, events) = state.apply(&Command::BootstrapFirstRange { node_id: NodeId(1) });
+    assert!(matches!(response, Response::FirstRange { created: false, .. }) && events.is_empty());
+}
+
+#[test]
 fn stale_and_repeated_reports_change_nothing() {
     let mut state = State::default();
     let split = vec![range(1, "", "m", 2, 1), range(3, "m", "", 2, 1)];
@@ -195,12 +204,13 @@ fn any_command() -> impl Strategy<Value = Command> {
         (1..4u64).prop_map(|id| Command::BootstrapFirstRange { node_id: NodeId(id) }),
         prop::collection::vec(descriptor, 0..4).prop_map(Command::ReportRanges),
         (0..9u64).prop_map(|until| Command::ExtendTimestamps { until: Timestamp(until) }),
-        (0..12u64, 0..9u64)
-            .prop_map(|(factor, version)| set("replication_factor", &factor.to_string(), version)),
-        (0..3u64).prop_map(|n| Command::PutMeta {
-            key: format!("_/notes/{n}"),
-            value: n.to_string()
-        }),
+        (0..12u64, 0..9u64).prop_map(|(factor, version)| set(
+            "replication_factor",
+            &factor.to_string(),
+            version
+        )),
+        (0..3u64)
+            .prop_map(|n| Command::PutMeta { key: format!("_/notes/{n}"), value: n.to_string() }),
         (0..3u64).prop_map(|n| Command::DeleteMeta { key: format!("_/notes/{n}") }),
         (1..4u64).prop_map(|id| Command::SetPlacementMember {
             id: PlacementId(id),

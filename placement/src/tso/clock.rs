@@ -65,7 +65,10 @@ mod tests {
         // Also when it stays there, and for as long.
         assert_eq!(guard.check(9_000_003_000, at(3_500)).now_ms, 1_003_500);
         // Once it is right again it is believed again.
-        assert_eq!(guard.check(1_004_100, at(4_000)), CheckedTime { now_ms: 1_004_100, refused: false });
+        assert_eq!(
+            guard.check(1_004_100, at(4_000)),
+            CheckedTime { now_ms: 1_004_100, refused: false }
+        );
     }
 
     #[test]

@@ -127,14 +127,24 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Step {
         /// The leader of this term number (modulo) is asked, be it deposed or not.
-        Ask { leader: usize, count: u32 },
+        Ask {
+            leader: usize,
+            count: u32,
+        },
         /// A new leader; it read the window when it was confirmed.
         Elect,
         /// The leader of this number proposes its window; committed only if it still leads.
-        Extend { leader: usize },
+        Extend {
+            leader: usize,
+        },
         /// The clock everyone reads goes anywhere within this distance, also back.
-        Clock { forward: bool, ms: u64 },
-        Pass { ms: u64 },
+        Clock {
+            forward: bool,
+            ms: u64,
+        },
+        Pass {
+            ms: u64,
+        },
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {

@@ -3,7 +3,9 @@
 use crate::consensus::log_store::LogStore;
 use crate::consensus::state_machine::{self, StateMachine};
 use crate::consensus::store::{self, Store, StoreError};
-use crate::consensus::types::{Entry, LogId, Member, SnapshotMeta, StorageError, StoredMembership, TypeConfig, Vote};
+use crate::consensus::types::{
+    Entry, LogId, Member, SnapshotMeta, StorageError, StoredMembership, TypeConfig, Vote,
+};
 use crate::state::{Command, Response, State, StoreId};
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine};
 use openraft::testing::{StoreBuilder, Suite, blank_ent, log_id};
