@@ -111,3 +111,6 @@ impl Node for NodeService {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests;

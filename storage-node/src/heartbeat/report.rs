@@ -1,0 +1,114 @@
+//! What a beat says: everything at first, then what changed.
+
+use super::measure::Measured;
+use super::metrics;
+use crate::store::ReplicaStatus;
+use rangedb_proto::internal::v1::{Heartbeat, RangeReport};
+use rangedb_types::{RangeId, ReplicaId};
+use std::collections::HashMap;
+
+/// What placement was told on this stream.
+#[derive(Default)]
+pub(super) struct Delta {
+    told: HashMap<RangeId, RangeReport>,
+}
+
+impl Delta {
+    /// The next beat. It counts as told.
+    pub(super) fn beat(&mut self, statuses: &[ReplicaStatus], measured: &Measured) -> Heartbeat {
+        let mut ranges = Vec::new();
+        let mut led = HashMap::new();
+        for status in statuses.iter().filter(|status| status.is_leader) {
+            let range_id = status.descriptor.range_id;
+            let report = report(status, measured);
+            let known = self.told.remove(&range_id);
+            if known.is_none_or(|known| differs(&known, &report)) {
+                ranges.push(report.clone());
+            }
+            led.insert(range_id, report);
+        }
+        let mut lost: Vec<u64> = self.told.keys().map(|range_id| range_id.get()).collect();
+        lost.sort_unstable();
+        self.told = led;
+        metrics::REPLICAS.set(i64::try_from(statuses.len()).unwrap_or(i64::MAX));
+        metrics::LEADERS.set(i64::try_from(self.told.len()).unwrap_or(i64::MAX));
+        Heartbeat {
+            capacity_bytes: measured.capacity_bytes,
+            available_bytes: measured.available_bytes,
+            used_bytes: measured.used_bytes,
+            replicas: statuses.len() as u64,
+            leaders: self.told.len() as u64,
+            ranges,
+            lost_leaderships: lost,
+        }
+    }
+}
+
+fn report(status: &ReplicaStatus, measured: &Measured) -> RangeReport {
+    let ids = |ids: &[ReplicaId]| ids.iter().map(|id| id.get()).collect();
+    RangeReport {
+        range: Some((&*status.descriptor).into()),
+        term: status.term,
+        size_bytes: measured.range_bytes.get(&status.descriptor.range_id).copied().unwrap_or(0),
+        caught_up_replica_ids: ids(&status.caught_up),
+        down_replica_ids: ids(&status.down),
+        applied_index: status.applied_index,
+    }
+}
+
+/// The applied index alone moves with every write and is not worth a report.
+fn differs(told: &RangeReport, now: &RangeReport) -> bool {
+    let comparable = RangeReport { applied_index: now.applied_index, ..told.clone() };
+    comparable != *now
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rangedb_types::{Epoch, RangeDescriptor, Span};
+    use std::sync::Arc;
+
+    fn status(range_id: u64, is_leader: bool, applied_index: u64) -> ReplicaStatus {
+        let descriptor = RangeDescriptor {
+            range_id: RangeId(range_id),
+            span: Span::all(),
+            epoch: Epoch { version: 1, conf_version: 1 },
+            replicas: Vec::new(),
+        };
+        ReplicaStatus {
+            descriptor: Arc::new(descriptor),
+            replica_id: ReplicaId(range_id),
+            leader: None,
+            is_leader,
+            term: 6,
+            applied_index,
+            last_index: applied_index,
+            caught_up: Vec::new(),
+            down: Vec::new(),
+        }
+    }
+
+    fn told(beat: &Heartbeat) -> Vec<u64> {
+        let id = |report: &RangeReport| report.range.as_ref().map_or(0, |range| range.range_id);
+        beat.ranges.iter().map(id).collect()
+    }
+
+    #[test]
+    fn only_changes_are_told_after_the_first_beat() {
+        let mut delta = Delta::default();
+        let mut measured = Measured::default();
+        let first =
+            delta.beat(&[status(1, true, 5), status(2, true, 5), status(3, false, 5)], &measured);
+        assert_eq!((told(&first), first.replicas, first.leaders), (vec![1, 2], 3, 2));
+        let same = delta.beat(&[status(1, true, 99), status(2, true, 5)], &measured);
+        assert!(told(&same).is_empty() && same.lost_leaderships.is_empty());
+        measured.range_bytes.insert(RangeId(2), 100);
+        let mut caught_up = status(1, true, 99);
+        caught_up.caught_up.push(ReplicaId(8));
+        assert_eq!(told(&delta.beat(&[caught_up.clone(), status(2, true, 5)], &measured)), [1, 2]);
+        let lost = delta.beat(&[caught_up.clone(), status(2, false, 5)], &measured);
+        assert_eq!((told(&lost), lost.lost_leaderships.clone()), (vec![], vec![2]));
+        let none = delta.beat(&[caught_up, status(2, false, 5)], &measured);
+        assert!(none.lost_leaderships.is_empty());
+    }
+}
