@@ -115,8 +115,7 @@ impl Applier {
         let descriptor = RangeDescriptor { epoch, replicas, ..(**old).clone() };
         let removed = descriptor.replica(self.replica_id).is_none();
         self.descriptor = Arc::new(descriptor);
-        let outcome =
-            if removed { Outcome::Removed(change) } else { Outcome::ConfChanged(change) };
+        let outcome = if removed { Outcome::Removed(change) } else { Outcome::ConfChanged(change) };
         Ok((outcome, Ok(())))
     }
 }

@@ -50,8 +50,8 @@ pub fn decode_change_context(
     data: &Bytes,
 ) -> Result<(Epoch, Vec<Replica>), DamagedEntry> {
     let damaged = |detail: String| DamagedEntry { index, detail };
-    let context = ReplicaChangeContext::decode(data.clone())
-        .map_err(|error| damaged(error.to_string()))?;
+    let context =
+        ReplicaChangeContext::decode(data.clone()).map_err(|error| damaged(error.to_string()))?;
     let epoch = context.epoch.ok_or_else(|| damaged("no epoch".to_owned()))?;
     let replicas = context.replicas.iter().map(Replica::try_from).collect::<Result<_, _>>();
     Ok((epoch.into(), replicas.map_err(|error| damaged(error.to_string()))?))

@@ -53,7 +53,13 @@ impl LogSizer {
     /// `needed` is the smallest index that a live follower still has to receive, when this replica
     /// leads: what all have may go at once, beyond a small reserve.
     #[must_use]
-    pub fn target(&self, first: u64, needed: Option<u64>, applied: u64, budget: LogBudget) -> Option<u64> {
+    pub fn target(
+        &self,
+        first: u64,
+        needed: Option<u64>,
+        applied: u64,
+        budget: LogBudget,
+    ) -> Option<u64> {
         let last = self.last_index.max(applied);
         let by_entries = last.saturating_sub(budget.retain_entries);
         let spare = self.total.saturating_sub(budget.retain_bytes);

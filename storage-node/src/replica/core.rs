@@ -4,144 +4,81 @@
 //! `send_now` at once, hands `apply` to the apply threads, writes the log changes of all replicas
 //! together, and then calls `persisted`, whose messages may leave.
 
-use super::apply::CommittedEntry;
-use super::command::{encode_change_context, encode_check, encode_writes};
-use super::compaction::{LogBudget, LogSizer};
+use super::command::{encode_change_context, encode_check};
+use super::compaction::LogSizer;
 use super::lease::Lease;
 use super::log_storage::LogStorage;
 use super::membership::{self, MembershipError, ReplicaChangeKind};
+use super::options::ReplicaOptions;
 use super::proposals::{self, Proposals, ProposeReply, Write};
 use super::reads::{ReadReply, Reads};
-use crate::raft_log::{LogChange, LogPosition};
+use super::ready::InFlight;
+use crate::raft_log::LogPosition;
 use crate::store::handle::{ProposeError, ReadError};
 use protobuf::Message as _;
-use raft::eraftpb::{ConfChangeV2, Entry, HardState, Message, MessageType};
-use raft::{RawNode, Ready, SnapshotStatus, StateRole, Storage as _};
-use rangedb_types::{Epoch, MonotonicTime, RangeDescriptor, Replica as Member, ReplicaId, ReplicaRole};
+use raft::eraftpb::{ConfChangeV2, Message, MessageType};
+use raft::{RawNode, SnapshotStatus, StateRole};
+use rangedb_types::{
+    Epoch, MonotonicTime, RangeDescriptor, Replica as Member, ReplicaId, ReplicaRole,
+};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-/// Most bytes of writes in one entry, unless a single write is larger.
-const ENTRY_BYTES_TARGET: usize = 1 << 20;
-/// Most writes in one entry.
-const ENTRY_WRITES_MAX: usize = 1024;
-/// Committed entries that may wait to be applied before proposals are refused.
-const APPLY_LAG_MAX: u64 = 20_000;
 /// Entries a follower may lack and still count as caught up.
 const CAUGHT_UP_LAG_MAX: u64 = 1000;
-
-/// Time and sizes of one replica.
-#[derive(Clone, Copy, Debug)]
-pub struct ReplicaOptions {
-    pub tick: Duration,
-    pub election_ticks: usize,
-    /// Ticks between the rounds that renew the lease.
-    pub round_ticks: u32,
-    pub log_budget: LogBudget,
-    /// A peer that was silent for this long is reported as down.
-    pub peer_down_after: Duration,
-}
-
-impl ReplicaOptions {
-    /// The shortest time in which no follower that answered a round will vote.
-    #[must_use]
-    pub fn election_timeout(&self) -> Duration {
-        self.tick * u32::try_from(self.election_ticks).expect("a small number of ticks")
-    }
-
-    /// Two ticks shorter than the election time-out: a follower's first tick may come at once, and
-    /// its clock may run a little faster.
-    #[must_use]
-    pub fn lease_length(&self) -> Duration {
-        self.election_timeout() - 2 * self.tick
-    }
-
-    #[must_use]
-    pub fn raft_config(&self, replica_id: ReplicaId, applied: u64) -> raft::Config {
-        raft::Config {
-            id: replica_id.get(),
-            election_tick: self.election_ticks,
-            heartbeat_tick: (self.election_ticks / 3).max(1),
-            applied,
-            max_size_per_msg: 1 << 20,
-            max_inflight_msgs: 256,
-            check_quorum: true,
-            pre_vote: true,
-            // The library's lease-based reads are unsafe; the lease here is our own.
-            read_only_option: raft::ReadOnlyOption::Safe,
-            max_uncommitted_size: 64 << 20,
-            max_committed_size_per_ready: 16 << 20,
-            ..raft::Config::default()
-        }
-    }
-}
 
 /// What can happen to a replica.
 pub enum Input {
     Message(Message),
     Propose(Write),
     Read(ReadReply),
-    Check { check_id: u64, reply: ProposeReply },
-    ChangeReplicas { epoch: Epoch, changes: Vec<(ReplicaChangeKind, Member)>, leave_joint: bool },
-    TransferLeader { to: ReplicaId },
+    Check {
+        check_id: u64,
+        reply: ProposeReply,
+    },
+    ChangeReplicas {
+        epoch: Epoch,
+        changes: Vec<(ReplicaChangeKind, Member)>,
+        leave_joint: bool,
+    },
+    TransferLeader {
+        to: ReplicaId,
+    },
     /// Entries up to here are applied and visible.
-    Applied { position: LogPosition, descriptor: Arc<RangeDescriptor>, changes: Vec<ConfChangeV2> },
+    Applied {
+        position: LogPosition,
+        descriptor: Arc<RangeDescriptor>,
+        changes: Vec<ConfChangeV2>,
+    },
     Unreachable(ReplicaId),
-    SnapshotSent { to: ReplicaId, installed: bool },
-}
-
-/// What a replica wants done before `persisted` may be called.
-#[derive(Default)]
-pub struct Effects {
-    pub log: Vec<LogChange>,
-    pub must_sync: bool,
-    /// May leave before the log is written.
-    pub send_now: Vec<Message>,
-    pub apply: Vec<CommittedEntry>,
-    /// Install this snapshot first, then call `snapshot_installed`.
-    pub install: Option<LogPosition>,
-}
-
-/// What may be done once the log is written.
-#[derive(Default)]
-pub struct Persisted {
-    pub send: Vec<Message>,
-    pub apply: Vec<CommittedEntry>,
-}
-
-/// A Ready whose log changes are being written.
-struct InFlight {
-    ready: Ready,
-    deferred: Vec<Message>,
-    last: Option<LogPosition>,
-    hard_state: Option<HardState>,
-    snapshot: Option<LogPosition>,
-    entries: Vec<Entry>,
+    SnapshotSent {
+        to: ReplicaId,
+        installed: bool,
+    },
 }
 
 /// One replica of one range.
 pub struct Replica {
     pub replica_id: ReplicaId,
-    node: RawNode<LogStorage>,
-    options: ReplicaOptions,
-    descriptor: Arc<RangeDescriptor>,
-    started: MonotonicTime,
-    lease: Lease,
-    reads: Reads,
-    proposals: Proposals,
-    writes: Vec<Write>,
-    applied: LogPosition,
+    pub(super) node: RawNode<LogStorage>,
+    pub(super) options: ReplicaOptions,
+    pub(super) descriptor: Arc<RangeDescriptor>,
+    pub(super) started: MonotonicTime,
+    pub(super) lease: Lease,
+    pub(super) reads: Reads,
+    pub(super) proposals: Proposals,
+    pub(super) writes: Vec<Write>,
+    pub(super) applied: LogPosition,
     /// Last index given to the apply threads.
-    handed: u64,
+    pub(super) handed: u64,
     /// The term in which this replica was last seen to lead.
-    led_term: Option<u64>,
-    ticks_to_round: u32,
-    in_flight: Option<InFlight>,
-    sizer: LogSizer,
-    last_contact: HashMap<u64, MonotonicTime>,
+    pub(super) led_term: Option<u64>,
+    pub(super) ticks_to_round: u32,
+    pub(super) in_flight: Option<InFlight>,
+    pub(super) sizer: LogSizer,
+    pub(super) last_contact: HashMap<u64, MonotonicTime>,
     /// Peers that a snapshot is on its way to, with its index: the log after it must stay.
-    snapshots_out: HashMap<u64, u64>,
+    pub(super) snapshots_out: HashMap<u64, u64>,
 }
 
 impl Replica {
@@ -157,8 +94,9 @@ impl Replica {
         now: MonotonicTime,
     ) -> Result<Self, raft::Error> {
         let config = options.raft_config(replica_id, applied.index);
-        let mut node = RawNode::new(&config, storage, logger)?;
-        node.set_batch_append(true);
+        // Batched appends stay off: raft-rs 0.7 adds entries to a queued append that has none without
+        // looking at its previous index, so that followers acknowledge entries they do not hold.
+        let node = RawNode::new(&config, storage, logger)?;
         Ok(Self {
             replica_id,
             node,
@@ -334,7 +272,8 @@ impl Replica {
     }
 
     fn is_sole_voter(&self) -> bool {
-        let mut voters = self.descriptor.replicas.iter().filter(|member| member.role != ReplicaRole::Learner);
+        let mut voters =
+            self.descriptor.replicas.iter().filter(|member| member.role != ReplicaRole::Learner);
         voters.next().is_some_and(|member| member.replica_id == self.replica_id)
             && voters.next().is_none()
     }
@@ -381,7 +320,7 @@ impl Replica {
         self.propose(data, vec![reply]);
     }
 
-    fn propose(&mut self, data: Vec<u8>, replies: Vec<ProposeReply>) {
+    pub(super) fn propose(&mut self, data: Vec<u8>, replies: Vec<ProposeReply>) {
         match self.node.propose(Vec::new(), data) {
             Ok(()) => self.proposals.push(self.last_index(), self.term(), replies),
             // Too much is uncommitted, or a transfer is under way: it is in no log.
@@ -405,8 +344,7 @@ impl Replica {
         let change = if leave {
             membership::leave_joint(range)
         } else {
-            self.only_caught_up(changes)
-                .and_then(|()| membership::change_replicas(range, changes))
+            self.only_caught_up(changes).and_then(|()| membership::change_replicas(range, changes))
         };
         let mut change = match change {
             Ok(change) => change,
@@ -422,7 +360,10 @@ impl Replica {
     }
 
     /// A learner without state never becomes a voter.
-    fn only_caught_up(&self, changes: &[(ReplicaChangeKind, Member)]) -> Result<(), MembershipError> {
+    fn only_caught_up(
+        &self,
+        changes: &[(ReplicaChangeKind, Member)],
+    ) -> Result<(), MembershipError> {
         let caught_up = self.caught_up();
         for (kind, member) in changes {
             if *kind == ReplicaChangeKind::Promote && !caught_up.contains(&member.replica_id) {
@@ -475,248 +416,6 @@ impl Replica {
             let term = self.term();
             self.node.raft.become_follower(term, raft::INVALID_ID);
         }
-    }
-
-    /// Collects what is to be done. `None` if nothing is, or while the last is being done.
-    pub fn ready(&mut self, now: MonotonicTime) -> Option<Effects> {
-        if self.in_flight.is_some() {
-            return None;
-        }
-        self.flush_writes();
-        self.start_round(now);
-        self.note_leadership();
-        if !self.node.has_ready() {
-            return None;
-        }
-        let mut ready = self.node.ready();
-        self.take_read_states(&mut ready);
-        let stored = self.node.store().hard_state();
-        let new_vote = ready
-            .hs()
-            .is_some_and(|state| state.term != stored.term || state.vote != stored.vote);
-        let mut effects = Effects { must_sync: ready.must_sync(), ..Effects::default() };
-        let messages = ready.take_messages();
-        // A new term or vote is on disk before anything leaves, whatever the library says.
-        let deferred = if new_vote { messages } else { effects.send_now = messages; Vec::new() };
-        let committed = ready.take_committed_entries();
-        effects.apply = self.with_replies(committed);
-        let entries = ready.take_entries();
-        let hard_state = ready.hs().cloned();
-        let last = entries.last().map(|entry| LogPosition { index: entry.index, term: entry.term });
-        let mut in_flight =
-            InFlight { ready, deferred, last, hard_state, snapshot: None, entries: Vec::new() };
-        let metadata = in_flight.ready.snapshot().get_metadata();
-        if metadata.index > 0 {
-            let position = LogPosition { index: metadata.index, term: metadata.term };
-            in_flight.snapshot = Some(position);
-            in_flight.entries = entries;
-            effects.install = Some(position);
-        } else {
-            self.log_changes(entries, in_flight.hard_state.as_ref(), &mut effects.log);
-        }
-        self.in_flight = Some(in_flight);
-        Some(effects)
-    }
-
-    fn log_changes(&mut self, entries: Vec<Entry>, state: Option<&HardState>, log: &mut Vec<LogChange>) {
-        let replica_id = self.replica_id;
-        if let Some(last) = entries.last() {
-            let bytes = entries.iter().map(|entry| entry.data.len() as u64 + 32).sum();
-            self.sizer.appended(last.index, bytes);
-            log.push(LogChange::Append { replica_id, entries });
-        }
-        if let Some(hard_state) = state {
-            log.push(LogChange::SetHardState { replica_id, hard_state: hard_state.clone() });
-        }
-    }
-
-    /// The snapshot that `ready` asked for is in the data store, durably. Returns the log changes
-    /// that must be synced before `persisted`.
-    pub fn snapshot_installed(&mut self, descriptor: Arc<RangeDescriptor>) -> Vec<LogChange> {
-        let mut in_flight = self.in_flight.take().expect("a snapshot is being installed");
-        let position = in_flight.snapshot.expect("a snapshot is being installed");
-        let mut state =
-            in_flight.hard_state.clone().unwrap_or_else(|| self.node.store().hard_state().clone());
-        state.commit = state.commit.max(position.index);
-        in_flight.hard_state = Some(state.clone());
-        let replica_id = self.replica_id;
-        let mut log = vec![LogChange::ResetTo { replica_id, position, hard_state: state }];
-        let entries = std::mem::take(&mut in_flight.entries);
-        self.log_changes(entries, None, &mut log);
-        self.descriptor = descriptor;
-        self.applied = position;
-        self.handed = position.index;
-        self.in_flight = Some(in_flight);
-        log
-    }
-
-    /// The log changes of `ready` are written (and synced, if it said so).
-    pub fn persisted(&mut self) -> Persisted {
-        let Some(mut in_flight) = self.in_flight.take() else {
-            return Persisted::default();
-        };
-        let store = self.node.mut_store();
-        if let Some(position) = in_flight.snapshot {
-            store.note_reset(position);
-            store.note_conf_state(membership::conf_state(&self.descriptor.replicas));
-        }
-        if let Some(last) = in_flight.last {
-            store.note_appended(last);
-        }
-        if let Some(state) = in_flight.hard_state {
-            store.note_hard_state(state);
-        }
-        let mut send = in_flight.deferred;
-        send.extend(in_flight.ready.take_persisted_messages());
-        let mut light = self.node.advance_append(in_flight.ready);
-        if let Some(commit) = light.commit_index() {
-            self.node.mut_store().note_commit(commit);
-        }
-        if in_flight.snapshot.is_some() {
-            self.node.advance_apply_to(self.applied.index);
-        }
-        send.extend(light.take_messages());
-        let committed = light.take_committed_entries();
-        Persisted { send, apply: self.with_replies(committed) }
-    }
-
-    fn with_replies(&mut self, entries: Vec<Entry>) -> Vec<CommittedEntry> {
-        if let Some(last) = entries.last() {
-            self.handed = last.index;
-        }
-        let with_reply = |entry: Entry| {
-            let replies = self.proposals.take(entry.index, entry.term);
-            CommittedEntry { entry, replies }
-        };
-        entries.into_iter().map(with_reply).collect()
-    }
-
-    /// Writes that arrived together enter the log together.
-    fn flush_writes(&mut self) {
-        if self.writes.is_empty() {
-            return;
-        }
-        let (term, version) = (self.term(), self.descriptor.epoch.version);
-        let leads = self.leadership_established();
-        let lag = self.node.raft.raft_log.committed.saturating_sub(self.applied.index);
-        let mut batch = Vec::new();
-        let (mut replies, mut bytes) = (Vec::new(), 0);
-        for write in std::mem::take(&mut self.writes) {
-            let refused = if !leads || write.term != term {
-                Some(ProposeError::NotLeader)
-            } else if write.epoch_version != version {
-                Some(ProposeError::EpochMismatch)
-            } else if lag > APPLY_LAG_MAX {
-                Some(ProposeError::Overloaded)
-            } else {
-                None
-            };
-            if let Some(error) = refused {
-                (write.reply)(Err(error));
-                continue;
-            }
-            let full = bytes + write.size_bytes > ENTRY_BYTES_TARGET || batch.len() >= ENTRY_WRITES_MAX;
-            if full && !batch.is_empty() {
-                let data = encode_writes(version, std::mem::take(&mut batch));
-                self.propose(data, std::mem::take(&mut replies));
-                bytes = 0;
-            }
-            bytes += write.size_bytes;
-            batch.push(write.command);
-            replies.push(write.reply);
-        }
-        if !batch.is_empty() {
-            self.propose(encode_writes(version, batch), replies);
-        }
-    }
-
-    /// Starts a ReadIndex round if reads wait for one or the lease wants renewal.
-    fn start_round(&mut self, now: MonotonicTime) {
-        if !self.leadership_established() {
-            return;
-        }
-        if self.ticks_to_round > 0 && !self.reads.wants_round() {
-            return;
-        }
-        self.ticks_to_round = self.options.round_ticks;
-        let context = self.reads.start_round(now);
-        self.node.read_index(context.to_be_bytes().to_vec());
-    }
-
-    fn take_read_states(&mut self, ready: &mut Ready) {
-        for state in ready.take_read_states() {
-            let Ok(context) = <[u8; 8]>::try_from(state.request_ctx.as_slice()) else {
-                continue;
-            };
-            let context = u64::from_be_bytes(context);
-            if let Some(sent) = self.reads.confirm(context, state.index) {
-                self.lease.confirm(self.term(), sent, self.options.lease_length());
-            }
-        }
-        self.reads.applied(self.applied.index);
-    }
-
-    /// When leadership of a term ended, whoever waits for it must not wait on.
-    fn note_leadership(&mut self) {
-        let leads = self.is_leader().then_some(self.term());
-        if leads == self.led_term {
-            return;
-        }
-        if self.led_term.is_some() {
-            self.lease.revoke();
-            self.proposals.fail_all();
-            self.reads.fail_all(&ReadError::NotLeader);
-        }
-        if leads.is_some() {
-            self.last_contact.clear();
-            self.started_leading();
-        }
-        self.led_term = leads;
-    }
-
-    fn started_leading(&mut self) {
-        self.ticks_to_round = 0;
-        self.snapshots_out.clear();
-    }
-
-    /// A snapshot of this index leaves for a peer.
-    pub fn note_snapshot_out(&mut self, to: ReplicaId, index: u64) {
-        self.snapshots_out.insert(to.get(), index);
-    }
-
-    /// The log may be cut: returns the change to write, if it is worth it. `durable` is an applied
-    /// index known to be on disk in the data store.
-    #[must_use]
-    pub fn compaction(&self, durable: u64, force: bool) -> Option<LogChange> {
-        if self.in_flight.is_some() || !self.is_initialised() {
-            return None;
-        }
-        let truncated = self.node.store().truncated();
-        let mut limit = durable.min(self.applied.index);
-        if let Some(index) = self.snapshots_out.values().min() {
-            limit = limit.min(*index);
-        }
-        let target = if force {
-            (limit > truncated.index).then_some(limit)
-        } else {
-            self.sizer.target(truncated.index, self.needed_by_followers(), limit, self.options.log_budget)
-        }?;
-        let term = self.node.store().term(target).ok()?;
-        let position = LogPosition { index: target, term };
-        Some(LogChange::Truncate { replica_id: self.replica_id, position })
-    }
-
-    /// The change that `compaction` returned is written.
-    pub fn note_compacted(&mut self, position: LogPosition) {
-        self.sizer.truncated(position.index);
-        self.node.mut_store().note_truncated(position);
-    }
-
-    fn needed_by_followers(&self) -> Option<u64> {
-        if !self.is_leader() {
-            return None;
-        }
-        self.node.raft.prs().iter().map(|(_, progress)| progress.matched).min()
     }
 
     /// Answers everybody who waits: the node is stopping or the replica goes away.

@@ -170,9 +170,10 @@ impl Storage for LogStorage {
     }
 
     fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<RaftSnapshot> {
-        let data = self.source.take().map_err(|text| {
-            raft::Error::Store(StorageError::Other(text.into()))
-        })?;
+        let data = self
+            .source
+            .take()
+            .map_err(|text| raft::Error::Store(StorageError::Other(text.into())))?;
         if data.position.index < request_index.max(self.truncated.index) {
             return Err(StorageError::SnapshotTemporarilyUnavailable.into());
         }

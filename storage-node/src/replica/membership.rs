@@ -160,9 +160,8 @@ fn enter_joint(
             }
         }
     }
-    let stays = |replica: &Replica| {
-        matches!(replica.role, ReplicaRole::Voter | ReplicaRole::IncomingVoter)
-    };
+    let stays =
+        |replica: &Replica| matches!(replica.role, ReplicaRole::Voter | ReplicaRole::IncomingVoter);
     if !replicas.iter().any(stays) {
         return Err(MembershipError::NoVoter);
     }
@@ -219,8 +218,8 @@ mod tests {
             let add = (ReplicaChangeKind::AddLearner, replica(id, ReplicaRole::Voter));
             range.replicas = change_replicas(&range, &[add]).unwrap().replicas;
         }
-        let promote = [2, 3]
-            .map(|id| (ReplicaChangeKind::Promote, replica(id, ReplicaRole::Learner)));
+        let promote =
+            [2, 3].map(|id| (ReplicaChangeKind::Promote, replica(id, ReplicaRole::Learner)));
         let change = change_replicas(&range, &promote).unwrap();
         assert_eq!(change.conf_change.get_transition(), ConfChangeTransition::Explicit);
         range.replicas = change.replicas;
@@ -234,8 +233,7 @@ mod tests {
 
     #[test]
     fn demotion_keeps_the_outgoing_voter_until_the_end() {
-        let range =
-            range(vec![replica(1, ReplicaRole::Voter), replica(2, ReplicaRole::Voter)]);
+        let range = range(vec![replica(1, ReplicaRole::Voter), replica(2, ReplicaRole::Voter)]);
         let demote = [(ReplicaChangeKind::Demote, replica(2, ReplicaRole::Voter))];
         let joint = conf_state(&change_replicas(&range, &demote).unwrap().replicas);
         assert_eq!((joint.voters.clone(), joint.voters_outgoing.clone()), (vec![1], vec![1, 2]));
@@ -246,14 +244,10 @@ mod tests {
 
     #[test]
     fn wrong_changes_are_refused() {
-        let range =
-            range(vec![replica(1, ReplicaRole::Voter), replica(2, ReplicaRole::Learner)]);
+        let range = range(vec![replica(1, ReplicaRole::Voter), replica(2, ReplicaRole::Learner)]);
         let change = |kind, id| change_replicas(&range, &[(kind, replica(id, ReplicaRole::Voter))]);
         assert_eq!(change_replicas(&range, &[]), Err(MembershipError::Empty));
-        assert_eq!(
-            change(ReplicaChangeKind::AddLearner, 2),
-            Err(MembershipError::NodeTaken(2))
-        );
+        assert_eq!(change(ReplicaChangeKind::AddLearner, 2), Err(MembershipError::NodeTaken(2)));
         assert_eq!(change(ReplicaChangeKind::Remove, 1), Err(MembershipError::WrongRole(1)));
         assert_eq!(change(ReplicaChangeKind::Promote, 7), Err(MembershipError::WrongRole(7)));
         assert!(change(ReplicaChangeKind::Remove, 2).is_ok());

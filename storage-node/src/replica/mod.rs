@@ -18,10 +18,17 @@ pub mod core;
 pub mod lease;
 pub mod log_storage;
 pub mod membership;
+pub mod options;
 pub mod proposals;
 pub mod reads;
+pub mod ready;
+#[cfg(test)]
+mod sim;
+mod upkeep;
 
-pub use self::core::{Effects, Input, Persisted, Replica, ReplicaOptions};
+pub use self::core::{Input, Replica};
+pub use self::options::ReplicaOptions;
+pub use self::ready::{Effects, Persisted};
 
 /// Bootstrapped ranges start with a log that is truncated here, so that a replica that joins later
 /// always begins with a snapshot, which gives it its configuration.

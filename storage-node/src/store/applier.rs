@@ -22,10 +22,18 @@ const BATCH_BYTES_TARGET: usize = 4 << 20;
 /// Work for an apply thread.
 pub enum ApplyTask {
     /// A replica that was loaded, made, or installed anew.
-    Register { applier: Applier, handle: Arc<ReplicaHandle> },
-    Entries { range_id: RangeId, entries: Vec<CommittedEntry> },
+    Register {
+        applier: Applier,
+        handle: Arc<ReplicaHandle>,
+    },
+    Entries {
+        range_id: RangeId,
+        entries: Vec<CommittedEntry>,
+    },
     /// The replica is a member no more, as another node told us with proof.
-    Destroy { range_id: RangeId },
+    Destroy {
+        range_id: RangeId,
+    },
     Stop,
 }
 
@@ -130,8 +138,8 @@ impl ApplyThread {
                 continue;
             };
             let applied = owned.applier.apply(&entry, &mut self.batch);
-            let (outcome, result) = applied
-                .map_err(|error| format!("range {range_id} cannot go on: {error}"))?;
+            let (outcome, result) =
+                applied.map_err(|error| format!("range {range_id} cannot go on: {error}"))?;
             let progress = self.progress.entry(range_id).or_default();
             self.answers.push((replies, result));
             match outcome {
@@ -225,7 +233,8 @@ impl ApplyThread {
             let LogPosition { index, .. } = applier.applied;
             match range_state::checksum(snapshot.as_ref(), &applier.descriptor) {
                 Ok((checksum, entries)) => {
-                    let result = super::checks::ChecksumResult { applied_index: index, checksum, entries };
+                    let result =
+                        super::checks::ChecksumResult { applied_index: index, checksum, entries };
                     handle.checks().add(check_id, result);
                 }
                 Err(error) => tracing::error!(%range_id, %error, "cannot compute a checksum"),

@@ -1,6 +1,6 @@
 //! What the rest of the process sees of one replica: readable without the Raft thread.
 
-use super::checks::{ChecksumResult, Checks};
+use super::checks::{Checks, ChecksumResult};
 use super::worker::{Task, WorkerSender};
 use crate::replica::Input;
 use crate::replica::lease::Lease;

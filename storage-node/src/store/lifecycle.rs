@@ -18,9 +18,7 @@ use crate::snapshot::{InstallDone, StagedSnapshot};
 use crate::transport::{Inbound, Outbound};
 use raft::eraftpb::{HardState, MessageType};
 use rangedb_engine::Engine;
-use rangedb_types::{
-    Epoch, MonotonicTime, RangeDescriptor, RangeId, ReplicaId, Span, Timestamp,
-};
+use rangedb_types::{Epoch, MonotonicTime, RangeDescriptor, RangeId, ReplicaId, Span, Timestamp};
 use std::sync::Arc;
 
 /// Takes snapshots of one range's applied state for its peers.
@@ -68,11 +66,9 @@ impl Worker {
     }
 
     fn reset_log(&self, replica_id: ReplicaId, position: LogPosition) -> Result<LogState, String> {
-        let mut hard_state = HardState::default();
-        hard_state.term = position.term;
-        hard_state.commit = position.index;
-        let change =
-            LogChange::ResetTo { replica_id, position, hard_state: hard_state.clone() };
+        let hard_state =
+            HardState { term: position.term, commit: position.index, ..HardState::default() };
+        let change = LogChange::ResetTo { replica_id, position, hard_state: hard_state.clone() };
         self.write_log(LogWrite { changes: vec![change] }, true)?;
         Ok(LogState { hard_state, truncated: position, last_index: position.index })
     }
@@ -163,7 +159,11 @@ impl Worker {
     /// A message of another node.
     pub(super) fn inbound(&mut self, inbound: Inbound, now: MonotonicTime) {
         let range_id = inbound.range_id;
-        if self.replicas.get(&range_id).is_some_and(|hosted| hosted.core.replica_id != inbound.to_replica) {
+        if self
+            .replicas
+            .get(&range_id)
+            .is_some_and(|hosted| hosted.core.replica_id != inbound.to_replica)
+        {
             self.other_incarnation(&inbound);
             return;
         }
@@ -288,12 +288,7 @@ impl Worker {
     }
 
     /// A verified snapshot arrived.
-    pub(super) fn staged(
-        &mut self,
-        staged: StagedSnapshot,
-        done: InstallDone,
-        now: MonotonicTime,
-    ) {
+    pub(super) fn staged(&mut self, staged: StagedSnapshot, done: InstallDone, now: MonotonicTime) {
         let range_id = staged.descriptor.range_id;
         let known = self.replicas.get(&range_id);
         let refusal = match known {

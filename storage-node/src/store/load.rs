@@ -35,8 +35,7 @@ pub fn load_all(
     let mut loaded = Vec::with_capacity(appliers.len());
     for applier in appliers {
         let range_id = applier.descriptor.range_id;
-        let stored =
-            shared.log.load(applier.replica_id).map_err(|error| error.to_string())?;
+        let stored = shared.log.load(applier.replica_id).map_err(|error| error.to_string())?;
         let state = if installed.contains_key(&range_id) {
             reset(shared.log.as_ref(), &applier, stored)?
         } else {
@@ -55,8 +54,7 @@ pub fn load_all(
 
 fn remove_unknown_logs(log: &dyn RaftLog, known: &HashSet<ReplicaId>) -> Result<(), String> {
     let unknown = log.replicas().into_iter().filter(|replica_id| !known.contains(replica_id));
-    let changes: Vec<_> =
-        unknown.map(|replica_id| LogChange::Remove { replica_id }).collect();
+    let changes: Vec<_> = unknown.map(|replica_id| LogChange::Remove { replica_id }).collect();
     if changes.is_empty() {
         return Ok(());
     }

@@ -24,17 +24,18 @@ impl Maintenance {
         workers: Arc<Vec<WorkerSender>>,
     ) -> Result<Self, std::io::Error> {
         let (stop, stopped) = bounded::<()>(1);
-        let thread = std::thread::Builder::new().name("log-upkeep".to_owned()).spawn(move || {
-            let mut seen = HashMap::new();
-            while stopped.recv_timeout(shared.settings.maintenance_interval)
-                == Err(RecvTimeoutError::Timeout)
-            {
-                if let Err(reason) = round(&shared, &workers, &mut seen) {
-                    shared.fail(reason);
-                    return;
+        let thread =
+            std::thread::Builder::new().name("log-upkeep".to_owned()).spawn(move || {
+                let mut seen = HashMap::new();
+                while stopped.recv_timeout(shared.settings.maintenance_interval)
+                    == Err(RecvTimeoutError::Timeout)
+                {
+                    if let Err(reason) = round(&shared, &workers, &mut seen) {
+                        shared.fail(reason);
+                        return;
+                    }
                 }
-            }
-        })?;
+            })?;
         Ok(Self { stop, thread })
     }
 
@@ -63,10 +64,7 @@ fn round(
     if applied == *seen && force.is_empty() {
         return Ok(());
     }
-    shared
-        .engine
-        .sync_wal()
-        .map_err(|error| format!("cannot sync the data store: {error}"))?;
+    shared.engine.sync_wal().map_err(|error| format!("cannot sync the data store: {error}"))?;
     let mut parts: Vec<HashMap<RangeId, u64>> = workers.iter().map(|_| HashMap::new()).collect();
     for (range_id, index) in &applied {
         parts[worker_index(*range_id, workers.len())].insert(*range_id, *index);

@@ -21,7 +21,6 @@ impl Drain for ToTracing {
 }
 
 /// A logger for `RawNode`. Formatting costs nothing while the level is off.
-#[must_use]
 pub fn logger() -> Logger {
     let filtered = ToTracing.filter(|record: &Record<'_>| match record.level() {
         Level::Critical | Level::Error => true,

@@ -68,17 +68,23 @@ impl Metrics {
                 "Replicas on this node"
             )
             .expect(registered),
-            inbox_drained: prometheus::register_histogram!(HistogramOpts::new(
-                "rangedb_store_inbox_drained_tasks",
-                "Tasks a Raft thread took in one pass"
+            inbox_drained: prometheus::register_histogram!(
+                HistogramOpts::new(
+                    "rangedb_store_inbox_drained_tasks",
+                    "Tasks a Raft thread took in one pass"
+                )
+                .buckets(vec![1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0])
             )
-            .buckets(vec![1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0]))
             .expect(registered),
-            log_write_seconds: prometheus::register_histogram!(HistogramOpts::new(
-                "rangedb_store_log_write_seconds",
-                "Time to write (and sync) the ready work of all ranges to the Raft log"
+            log_write_seconds: prometheus::register_histogram!(
+                HistogramOpts::new(
+                    "rangedb_store_log_write_seconds",
+                    "Time to write (and sync) the ready work of all ranges to the Raft log"
+                )
+                .buckets(
+                    prometheus::exponential_buckets(0.000_05, 2.0, 16).expect("valid buckets")
+                )
             )
-            .buckets(prometheus::exponential_buckets(0.000_05, 2.0, 16).expect("valid buckets")))
             .expect(registered),
         }
     }

@@ -84,10 +84,8 @@ pub fn start(options: StoreOptions) -> Result<Store, StoreError> {
     }
     let workers = Arc::new(workers);
     let maintenance = Maintenance::start(Arc::clone(&shared), Arc::clone(&workers))?;
-    let threads = Threads {
-        handles: Mutex::new(handles),
-        maintenance: Mutex::new(Some(maintenance)),
-    };
+    let threads =
+        Threads { handles: Mutex::new(handles), maintenance: Mutex::new(Some(maintenance)) };
     Ok(Store { shared, workers, threads: Arc::new(threads) })
 }
 

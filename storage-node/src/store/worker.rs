@@ -34,16 +34,38 @@ pub struct AppliedNotice {
 
 /// What a Raft thread can be asked.
 pub enum Task {
-    Replica { range_id: RangeId, input: Input },
+    Replica {
+        range_id: RangeId,
+        input: Input,
+    },
     Inbound(Inbound),
-    Staged { staged: Box<StagedSnapshot>, done: InstallDone },
-    Installed { range_id: RangeId, result: Result<(), String> },
-    SnapshotSent { range_id: RangeId, to: ReplicaId, installed: bool },
-    Bootstrap { descriptor: RangeDescriptor, done: Box<dyn FnOnce(Result<(), String>) + Send> },
+    Staged {
+        staged: Box<StagedSnapshot>,
+        done: InstallDone,
+    },
+    Installed {
+        range_id: RangeId,
+        result: Result<(), String>,
+    },
+    SnapshotSent {
+        range_id: RangeId,
+        to: ReplicaId,
+        installed: bool,
+    },
+    Bootstrap {
+        descriptor: RangeDescriptor,
+        done: Box<dyn FnOnce(Result<(), String>) + Send>,
+    },
     Applied(Vec<AppliedNotice>),
-    Destroyed { range_id: RangeId, replica_id: ReplicaId },
+    Destroyed {
+        range_id: RangeId,
+        replica_id: ReplicaId,
+    },
     /// The applied index of each range that is durable in the data store.
-    Compact { durable: Arc<HashMap<RangeId, u64>>, force: Arc<HashSet<ReplicaId>> },
+    Compact {
+        durable: Arc<HashMap<RangeId, u64>>,
+        force: Arc<HashSet<ReplicaId>>,
+    },
     Stop,
 }
 
