@@ -1,0 +1,5 @@
+//! Whole placement members in one process, with storage nodes that are only their streams.
+
+mod nodes;
+mod services;
+mod support;
