@@ -123,7 +123,8 @@ impl Client {
     /// See [`Error`]; an absent key is none.
     pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Value>, Error> {
         let request = GetRequest { key: key.into(), context: None };
-        let answer = self.read_unary(async |mut rpc, call| rpc.get(call).await, &request).await?;
+        let answer =
+            self.read_unary(|mut rpc, call| async move { rpc.get(call).await }, &request).await?;
         Ok(value_of(answer.into_inner()))
     }
 
@@ -146,8 +147,9 @@ impl Client {
         let keys: Vec<Bytes> = keys.into_iter().map(Into::into).collect();
         let count = keys.len();
         let request = BatchGetRequest { keys, context: None };
-        let answer =
-            self.read_unary(async |mut rpc, call| rpc.batch_get(call).await, &request).await?;
+        let answer = self
+            .read_unary(|mut rpc, call| async move { rpc.batch_get(call).await }, &request)
+            .await?;
         let seen = answer.metadata().get(SEEN_VERSION_METADATA);
         if let Some(seen) =
             seen.and_then(|text| text.to_str().ok()).and_then(|text| text.parse().ok())
@@ -206,10 +208,10 @@ impl Client {
     ) -> Result<Version, Error> {
         let request =
             PutRequest { key, value, condition: condition.map(Into::into), context: None };
-        self.write(async |mut rpc, write, repeated, time| {
+        self.write(|mut rpc, write, repeated, time| {
             let context = Some(write.context(repeated));
             let call = timed(PutRequest { context, ..request.clone() }, time);
-            rpc.put(call).await.map(|answer| answer.into_inner().version)
+            async move { rpc.put(call).await.map(|answer| answer.into_inner().version) }
         })
         .await
     }
@@ -236,10 +238,10 @@ impl Client {
 
     async fn do_delete(&self, key: Bytes, condition: Option<Condition>) -> Result<Version, Error> {
         let request = DeleteRequest { key, condition: condition.map(Into::into), context: None };
-        self.write(async |mut rpc, write, repeated, time| {
+        self.write(|mut rpc, write, repeated, time| {
             let context = Some(write.context(repeated));
             let call = timed(DeleteRequest { context, ..request.clone() }, time);
-            rpc.delete(call).await.map(|answer| answer.into_inner().version)
+            async move { rpc.delete(call).await.map(|answer| answer.into_inner().version) }
         })
         .await
     }
@@ -254,10 +256,10 @@ impl Client {
         end: impl Into<Bytes>,
     ) -> Result<Version, Error> {
         let request = DeleteRangeRequest { start: start.into(), end: end.into(), context: None };
-        self.write(async |mut rpc, write, repeated, time| {
+        self.write(|mut rpc, write, repeated, time| {
             let context = Some(write.context(repeated));
             let call = timed(DeleteRangeRequest { context, ..request.clone() }, time);
-            rpc.delete_range(call).await.map(|answer| answer.into_inner().version)
+            async move { rpc.delete_range(call).await.map(|answer| answer.into_inner().version) }
         })
         .await
     }
@@ -290,7 +292,7 @@ impl Client {
             request_id: Bytes::copy_from_slice(&write.request_id.to_bytes()),
             seen_version: write.seen.0,
         };
-        let call = async |mut rpc: KeyValueRpc, call| rpc.commit_status(call).await;
+        let call = |mut rpc: KeyValueRpc, call| async move { rpc.commit_status(call).await };
         let status = self.read_unary(call, &request).await?.into_inner();
         Ok(status.committed.then_some(Version(status.version)))
     }
@@ -330,22 +332,27 @@ impl Client {
         self.shared.seen.saw(version);
     }
 
-    async fn read_unary<M: Clone, T>(
-        &self,
-        attempt: impl AsyncFn(KeyValueRpc, Request<M>) -> Result<Response<T>, Status>,
-        message: &M,
-    ) -> Result<Response<T>, Error> {
-        self.read(async |rpc, time| {
-            attempt(rpc, timed(message.clone(), time)).await.map_err(judge_status)
+    // Attempts are closures that give futures of their own, not async closures: the futures of
+    // those are not known to be `Send`, and then callers could not spawn a call on a task.
+    async fn read_unary<M, T, F, A>(&self, attempt: F, message: &M) -> Result<Response<T>, Error>
+    where
+        M: Clone,
+        F: Fn(KeyValueRpc, Request<M>) -> A,
+        A: Future<Output = Result<Response<T>, Status>>,
+    {
+        self.read(move |rpc, time| {
+            let answer = attempt(rpc, timed(message.clone(), time));
+            async move { answer.await.map_err(judge_status) }
         })
         .await
     }
 
     /// Attempts of a call that may run any number of times.
-    pub(crate) async fn read<T>(
-        &self,
-        attempt: impl AsyncFn(KeyValueRpc, Duration) -> Result<T, Verdict>,
-    ) -> Result<T, Error> {
+    pub(crate) async fn read<T, F, A>(&self, attempt: F) -> Result<T, Error>
+    where
+        F: Fn(KeyValueRpc, Duration) -> A,
+        A: Future<Output = Result<T, Verdict>>,
+    {
         let endpoints = &self.shared.endpoints;
         let mut attempts = Attempts::new(self.options.timeout, None);
         loop {
@@ -359,10 +366,11 @@ impl Client {
     }
 
     /// Attempts of a write, all under one request id.
-    async fn write(
-        &self,
-        attempt: impl AsyncFn(KeyValueRpc, WriteId, bool, Duration) -> Result<u64, Status>,
-    ) -> Result<Version, Error> {
+    async fn write<F, A>(&self, attempt: F) -> Result<Version, Error>
+    where
+        F: Fn(KeyValueRpc, WriteId, bool, Duration) -> A,
+        A: Future<Output = Result<u64, Status>>,
+    {
         self.renew_seen().await;
         let endpoints = &self.shared.endpoints;
         let write = WriteId::new(self.seen_version());
@@ -422,4 +430,30 @@ pub(crate) fn key_value(gateway: &Gateway) -> KeyValueRpc {
 
 pub(crate) fn value_of(response: GetResponse) -> Option<Value> {
     response.found.then(|| Value { value: response.value, version: Version(response.version) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent<F: Future + Send + 'static>(_: F) {}
+
+    /// Callers spawn calls on tasks; this must compile.
+    #[test]
+    fn calls_can_be_spawned() {
+        let _ = |client: Client| {
+            sent(async move {
+                let pipeline = client.pipeline();
+                let _ = client.batch_get(["k"]).await;
+                let _ = client.get("k").await;
+                let _ = client.put("k", "v").await;
+                let _ = client.delete("k").await;
+                let _ = client.delete_range("k", "l").await;
+                let _ = client.range(crate::RangeQuery::all()).await;
+                let _ = Client::connect(["h:1"]).await;
+                let _ = pipeline.put("k", "v").await;
+                let _ = pipeline.get("k").await;
+            });
+        };
+    }
 }

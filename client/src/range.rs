@@ -147,16 +147,19 @@ impl Client {
     pub async fn range(&self, query: RangeQuery) -> Result<Entries, Error> {
         let request = query.into_request();
         let page_time = self.options().timeout;
-        let opened = self.read(async |mut rpc, time| {
+        let opened = self.read(move |mut rpc, time| {
+            let request = request.clone();
             // Without a deadline in the header: the whole read may take longer than one page.
-            let open = async {
-                let mut pages = rpc.range(request.clone()).await?.into_inner();
+            let open = async move {
+                let mut pages = rpc.range(request).await?.into_inner();
                 let first = pages.message().await?;
                 Ok::<_, tonic::Status>((first, pages))
             };
-            match tokio::time::timeout(time, open).await {
-                Ok(opened) => opened.map_err(judge_status),
-                Err(_) => Err(Verdict::MaybeApplied("no first page in time".to_owned())),
+            async move {
+                match tokio::time::timeout(time, open).await {
+                    Ok(opened) => opened.map_err(judge_status),
+                    Err(_) => Err(Verdict::MaybeApplied("no first page in time".to_owned())),
+                }
             }
         });
         let (first, pages) = opened.await?;
