@@ -19,7 +19,7 @@ pub enum StartError {
         source: rangedb_service::grpc::InvalidAddress,
     },
     #[error("election and heartbeat times are wrong: {0}")]
-    Timing(#[from] openraft::ConfigError),
+    Timing(String),
     #[error(transparent)]
     DataDir(#[from] DataDirError),
     #[error(transparent)]

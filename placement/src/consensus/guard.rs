@@ -57,17 +57,19 @@ pub(super) async fn run(core: &Core, cancel: &CancellationToken) {
         }
         let answers = ask(core, &others).await;
         // The answers took time: a leader may have spoken up.
-        if may_campaign(core.own.id, &configs, &answers)
-            && core.quiet_since() + patience <= Instant::now()
-        {
+        let still_quiet = core.quiet_since() + patience <= Instant::now();
+        let pause = if still_quiet && may_campaign(core.own.id, &configs, &answers) {
             tracing::info!(reachable = answers.len() + 1, "no leader; starting an election");
             CAMPAIGNS.inc();
             if core.raft.trigger().elect().await.is_err() {
                 return;
             }
-        }
+            tuning.election_timeout_min / 2
+        } else {
+            tuning.heartbeat
+        };
         jitter = SystemRandom.jitter(spread);
-        not_before = Instant::now() + tuning.election_timeout_min / 2 + jitter;
+        not_before = Instant::now() + pause + jitter;
     }
 }
 

@@ -97,7 +97,7 @@ impl Default for Tuning {
 }
 
 impl Tuning {
-    fn config(&self) -> Result<openraft::Config, openraft::ConfigError> {
+    pub(in crate::consensus) fn config(&self) -> Result<openraft::Config, StartError> {
         let ms = |period: Duration| u64::try_from(period.as_millis()).unwrap_or(u64::MAX);
         openraft::Config {
             cluster_name: "placement".to_owned(),
@@ -115,6 +115,7 @@ impl Tuning {
             ..openraft::Config::default()
         }
         .validate()
+        .map_err(|error| StartError::Timing(error.to_string()))
     }
 }
 

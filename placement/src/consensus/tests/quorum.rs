@@ -191,6 +191,7 @@ impl Quorum {
 
 /// Between two looks at a condition.
 async fn pause() {
+    // tidy: the pause between two looks; every caller has a limit
     tokio::time::sleep(Duration::from_millis(10)).await;
 }
 
@@ -436,6 +437,21 @@ async fn a_storage_error_stops_the_member_with_a_reason() {
     let failure = tokio::time::timeout(LIMIT, consensus.failed()).await.unwrap();
     assert!(failure.to_string().contains("start the process again"), "{failure}");
     quorum.shutdown().await;
+}
+
+#[test]
+fn openraft_is_configured_as_the_guards_demand() {
+    let tuning = Tuning::default();
+    let config = tuning.config().unwrap();
+    assert!(!config.enable_elect, "only the election guard campaigns");
+    // A leader must not cut off what a member needs that is being sent a snapshot.
+    assert!(config.max_in_snapshot_log_to_keep >= tuning.entries_per_snapshot);
+    assert!(config.replication_lag_threshold > tuning.entries_per_snapshot);
+    assert!(tuning.election_timeout_min >= 3 * tuning.heartbeat);
+    let workspace = include_str!("../../../../Cargo.toml");
+    assert!(!workspace.contains("loosen-follower-log-revert"));
+    let wrong = Tuning { election_timeout_min: tuning.heartbeat, ..tuning };
+    assert!(matches!(wrong.config(), Err(StartError::Timing(_))));
 }
 
 #[tokio::test(flavor = "multi_thread")]
