@@ -1,5 +1,7 @@
 //! The client against members that change, die and answer late.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod fake;
 
 use fake::Fake;

@@ -1,5 +1,7 @@
 //! Whole placement members in one process, with storage nodes that are only their streams.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod nodes;
 mod services;
 mod support;
