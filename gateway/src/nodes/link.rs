@@ -29,7 +29,7 @@ const MESSAGE_REQUESTS_MAX: usize = 512;
 const MESSAGE_BYTES_SOFT_MAX: usize = 512 << 10;
 /// Largest message accepted from a node. A node cuts its answers at a few MiB, but one message may
 /// hold several of them.
-const ANSWER_BYTES_MAX: usize = 256 << 20;
+const ANSWER_BYTES_MAX: usize = 1 << 30;
 /// How often requests are checked for having run out of time.
 const SWEEP_PERIOD: Duration = Duration::from_millis(20);
 /// Connecting and opening the stream together.

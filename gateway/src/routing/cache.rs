@@ -89,7 +89,7 @@ impl RouteCache {
             let known = &route.descriptor;
             let same_range = known.range_id == descriptor.range_id;
             let stale = if same_range {
-                known.epoch.newer_than(descriptor.epoch)
+                !descriptor.epoch.at_least(known.epoch)
             } else {
                 known.epoch.version > descriptor.epoch.version
             };
