@@ -119,6 +119,40 @@ pub(crate) static TIMESTAMP_SECONDS: LazyLock<Histogram> = LazyLock::new(|| {
 pub(crate) static LOOKUPS: LazyLock<IntCounter> =
     LazyLock::new(|| counter("rangedb_placement_lookups_total", "Lookups of ranges answered."));
 
+pub(crate) static REVISION: LazyLock<IntGauge> = LazyLock::new(|| {
+    gauge(
+        "rangedb_placement_metadata_revision",
+        "Revision of the metadata as the leader has applied it.",
+    )
+});
+
+/// Shows every family from the start, so that a dashboard has no holes before the first event.
+pub(crate) fn show_all() {
+    let gauges = [&LEADING, &RANGES, &RANGES_WITHOUT_LEADER, &OPERATORS, &PENDING, &REVISION];
+    for gauge in gauges {
+        LazyLock::force(gauge);
+    }
+    for counter in [&TERMS, &HEARTBEATS, &RANGE_REPORTS, &TIMESTAMPS, &TIMESTAMP_REQUESTS, &LOOKUPS]
+    {
+        LazyLock::force(counter);
+    }
+    for histogram in [&PLAN_SECONDS, &TIMESTAMP_SECONDS] {
+        LazyLock::force(histogram);
+    }
+    for state in ["up", "suspect", "down"] {
+        NODES.with_label_values(&[state]);
+    }
+    for kind in ["node", "timestamps", "watch_nodes", "watch_meta"] {
+        STREAMS.with_label_values(&[kind]);
+    }
+    for kind in ["bootstrap", "add_learner", "promote", "remove", "leave_joint"] {
+        COMMANDS.with_label_values(&[kind]);
+    }
+    for outcome in ["accepted", "refused"] {
+        REGISTRATIONS.with_label_values(&[outcome]);
+    }
+}
+
 /// Counts a stream for as long as it lives.
 pub(crate) struct OpenStream {
     gauge: IntGauge,
@@ -135,5 +169,40 @@ impl OpenStream {
 impl Drop for OpenStream {
     fn drop(&mut self) {
         self.gauge.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_families_are_these() {
+        show_all();
+        let families = prometheus::gather();
+        let mut names: Vec<_> = families.iter().map(|family| family.get_name()).collect();
+        names.retain(|name| name.starts_with("rangedb_placement_"));
+        for name in [
+            "rangedb_placement_commands_total",
+            "rangedb_placement_heartbeats_total",
+            "rangedb_placement_leader_terms_total",
+            "rangedb_placement_leading",
+            "rangedb_placement_lookups_total",
+            "rangedb_placement_metadata_revision",
+            "rangedb_placement_nodes",
+            "rangedb_placement_operators",
+            "rangedb_placement_pending_work",
+            "rangedb_placement_plan_duration_seconds",
+            "rangedb_placement_range_reports_total",
+            "rangedb_placement_ranges",
+            "rangedb_placement_ranges_without_leader",
+            "rangedb_placement_registrations_total",
+            "rangedb_placement_streams",
+            "rangedb_placement_timestamp_duration_seconds",
+            "rangedb_placement_timestamp_requests_total",
+            "rangedb_placement_timestamps_total",
+        ] {
+            assert!(names.contains(&name), "{name} is missing: {names:?}");
+        }
     }
 }

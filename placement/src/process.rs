@@ -74,6 +74,7 @@ pub struct Server {
 /// # Errors
 /// `StartError`, in one line that says what to do.
 pub async fn start(settings: Settings) -> Result<Server, StartError> {
+    crate::metrics::show_all();
     let id = settings.member_id()?;
     let mut peers = settings.peer_map()?;
     let path = settings.data_dir.clone();

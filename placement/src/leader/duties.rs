@@ -227,6 +227,10 @@ impl Duties<'_> {
         metrics::RANGES_WITHOUT_LEADER.set(number(silent));
         metrics::OPERATORS.set(number(operators));
         metrics::PENDING.set(number(pending));
-        self.office.consensus.read(|state| self.office.view.lock().retain_ranges(state));
+        let revision = self.office.consensus.read(|state| {
+            self.office.view.lock().retain_ranges(state);
+            state.revision()
+        });
+        metrics::REVISION.set(i64::try_from(revision).unwrap_or(i64::MAX));
     }
 }

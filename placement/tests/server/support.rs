@@ -27,6 +27,7 @@ pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let limit = soon();
     while !condition().await {
         assert!(Instant::now() < limit, "{what} did not happen");
+        // tidy: the pause between two looks at a condition
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -119,6 +120,7 @@ impl Drop for FakeNode {
 /// Beats with nothing new, so that the node counts as up.
 async fn beat_quietly(reports: mpsc::Sender<wire::NodeReport>) {
     loop {
+        // tidy: a beat is a matter of time
         tokio::time::sleep(Duration::from_millis(500)).await;
         let beat = Report::Heartbeat(wire::Heartbeat::default());
         if reports.send(wire::NodeReport { report: Some(beat) }).await.is_err() {
