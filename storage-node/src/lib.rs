@@ -6,8 +6,13 @@ pub mod latch;
 pub mod raft_log;
 pub mod read;
 pub mod replica;
+pub mod server;
 pub mod service;
+pub mod settings;
 pub mod snapshot;
 pub mod store;
 pub mod transport;
 pub mod write;
+
+pub use server::{OpenLog, Server, ShutdownError, StartError, start, start_with};
+pub use settings::Settings;

@@ -18,8 +18,9 @@ use tokio_util::task::TaskTracker;
 /// Keys that one job of the pool reads, unless a single request asks for more: a job that is too
 /// long keeps others waiting.
 const KEYS_PER_JOB_MAX: usize = 256;
-/// Bytes of values that one answer may hold; the rest of a message is for its frame.
-const ANSWER_BYTES_MAX: usize = MESSAGE_BYTES_MAX - (1 << 20);
+/// Bytes of values that one answer may hold; the rest of a message is for its frame and for what
+/// shares it.
+const ANSWER_BYTES_MAX: usize = MESSAGE_BYTES_MAX - (4 << 20);
 
 const DEADLINE: Refusal = Refusal::NotReady("the deadline passed before the read could begin");
 

@@ -9,6 +9,7 @@ use futures::Stream;
 use prost::Message as _;
 use rangedb_proto::internal::v1::data_response::Result as Answer;
 use rangedb_proto::internal::v1::{DataResponse, DataResponses};
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -102,34 +103,54 @@ impl Answers {
 pub(super) fn channel() -> (Answers, ResponseStream) {
     let (queue, answers) = mpsc::unbounded_channel();
     let flow = Arc::new(Flow::default());
-    (Answers { flow: Arc::clone(&flow), queue }, ResponseStream { flow, answers })
+    let stream = ResponseStream { flow: Arc::clone(&flow), answers, taken: VecDeque::new() };
+    (Answers { flow, queue }, stream)
 }
 
-/// The answers of a data stream, as many in a message as there are.
+/// The answers of a data stream, as many in a message as there are and fit.
 pub struct ResponseStream {
     flow: Arc<Flow>,
     answers: mpsc::UnboundedReceiver<Vec<DataResponse>>,
+    /// Taken from the queue and not sent yet.
+    taken: VecDeque<DataResponse>,
+}
+
+impl ResponseStream {
+    /// The next message: stops at the first answer that makes it large enough, so that a message is
+    /// never much larger than one answer.
+    fn message(&mut self) -> DataResponses {
+        let mut responses = Vec::with_capacity(self.taken.len().min(MESSAGE_ANSWERS_MAX));
+        let mut bytes = 0;
+        while responses.len() < MESSAGE_ANSWERS_MAX && bytes < MESSAGE_BYTES_TARGET {
+            if self.taken.is_empty() {
+                match self.answers.try_recv() {
+                    Ok(more) => self.taken.extend(more),
+                    Err(_) => break,
+                }
+            }
+            if let Some(answer) = self.taken.pop_front() {
+                bytes += answer.encoded_len();
+                responses.push(answer);
+            }
+        }
+        self.flow.answer_bytes.fetch_sub(bytes, Ordering::AcqRel);
+        self.flow.lower.notify_one();
+        metrics::ANSWERS_PER_MESSAGE.observe(responses.len() as f64);
+        DataResponses { responses }
+    }
 }
 
 impl Stream for ResponseStream {
     type Item = Result<DataResponses, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Some(mut responses) = ready!(self.answers.poll_recv(context)) else {
-            return Poll::Ready(None);
-        };
-        let size =
-            |answers: &[DataResponse]| answers.iter().map(DataResponse::encoded_len).sum::<usize>();
-        let mut bytes = size(&responses);
-        while responses.len() < MESSAGE_ANSWERS_MAX && bytes < MESSAGE_BYTES_TARGET {
-            let Ok(more) = self.answers.try_recv() else { break };
-            bytes += size(&more);
-            responses.extend(more);
+        while self.taken.is_empty() {
+            match ready!(self.answers.poll_recv(context)) {
+                Some(answers) => self.taken.extend(answers),
+                None => return Poll::Ready(None),
+            }
         }
-        self.flow.answer_bytes.fetch_sub(bytes, Ordering::AcqRel);
-        self.flow.lower.notify_one();
-        metrics::ANSWERS_PER_MESSAGE.observe(responses.len() as f64);
-        Poll::Ready(Some(Ok(DataResponses { responses })))
+        Poll::Ready(Some(Ok(self.message())))
     }
 }
 
@@ -159,6 +180,24 @@ mod tests {
         assert_eq!(tags, [1, 2, 3]);
         drop(answers);
         assert!(stream.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn large_answers_do_not_share_a_message() {
+        let (answers, mut stream) = channel();
+        let large = |tag| {
+            let value = Bytes::from(vec![0; MESSAGE_BYTES_TARGET]);
+            let values = vec![NodeValue { found: true, value, version: 1 }];
+            response(tag, Answer::Get(NodeGetResult { values }))
+        };
+        answers.send(vec![written(1), large(2), large(3), written(4)]);
+        let mut tags = Vec::new();
+        for _ in 0..3 {
+            let message = stream.next().await.unwrap().unwrap();
+            tags.push(message.responses.iter().map(|response| response.tag).collect::<Vec<_>>());
+        }
+        assert_eq!(tags, [vec![1, 2], vec![3], vec![4]]);
+        assert_eq!(stream.flow.answer_bytes.load(Ordering::Acquire), 0);
     }
 
     #[tokio::test]
