@@ -181,8 +181,10 @@ impl Store {
     /// Resolves with the reason when the process must end.
     pub async fn failed(&self) -> String {
         let mut failed: watch::Receiver<Option<String>> = self.shared.failed.subscribe();
-        match failed.wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone().unwrap_or_default(),
+        // Cloned at once: what `wait_for` lends must not be held over the await below.
+        let reason = failed.wait_for(Option::is_some).await.map(|reason| reason.clone());
+        match reason {
+            Ok(reason) => reason.unwrap_or_default(),
             // The store was dropped: it cannot fail any more.
             Err(_) => std::future::pending().await,
         }
