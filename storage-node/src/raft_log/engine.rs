@@ -6,11 +6,11 @@
 //! by what it knows the replica acknowledged).
 
 use super::metrics::Metrics;
-use super::recover::{self, Bounds};
 use super::records::{
     HARD_STATE_KEY, LAST_KEY, TRUNCATED_KEY, decode_hard_state, encode_hard_state, encode_index,
     encode_position,
 };
+use super::recover::{self, Bounds};
 use super::{LogChange, LogError, LogPosition, LogSettings, LogState, LogWrite, RaftLog};
 use parking_lot::Mutex;
 use raft::eraftpb::{Entry, HardState};
@@ -82,11 +82,10 @@ impl<F: FileSystem> EngineLog<F> {
         std::fs::create_dir_all(path).map_err(|error| refuse(error.to_string()))?;
         let dir = path.to_str().ok_or_else(|| refuse("the path is not UTF-8".to_owned()))?;
         let config = config(dir, settings);
-        let engine = catch_unwind(AssertUnwindSafe(|| {
-            Engine::open_with_file_system(config, file_system)
-        }))
-        .map_err(|panic| refuse(panic_text(panic.as_ref())))?
-        .map_err(|error| refuse(error.to_string()))?;
+        let engine =
+            catch_unwind(AssertUnwindSafe(|| Engine::open_with_file_system(config, file_system)))
+                .map_err(|panic| refuse(panic_text(panic.as_ref())))?
+                .map_err(|error| refuse(error.to_string()))?;
         let mut bounds = HashMap::new();
         for group in engine.raft_groups() {
             let replica_id = ReplicaId(group);
@@ -111,7 +110,8 @@ impl<F: FileSystem> EngineLog<F> {
     /// Turns changes into a batch, and tells the bounds that they lead to.
     fn plan(&self, changes: Vec<LogChange>) -> Result<Plan, LogError> {
         let bounds = self.bounds.lock();
-        let mut plan = Plan { batch: LogBatch::with_capacity(changes.len() * 3), after: HashMap::new() };
+        let mut plan =
+            Plan { batch: LogBatch::with_capacity(changes.len() * 3), after: HashMap::new() };
         for change in changes {
             plan.add(change, &bounds)?;
         }
@@ -276,9 +276,7 @@ impl Plan {
         current: &HashMap<ReplicaId, Bounds>,
     ) -> Result<(), LogError> {
         match change {
-            LogChange::Append { replica_id, entries } => {
-                self.append(replica_id, &entries, current)
-            }
+            LogChange::Append { replica_id, entries } => self.append(replica_id, &entries, current),
             LogChange::SetHardState { replica_id, hard_state } => {
                 let bounds = self.bounds(replica_id, current)?;
                 self.put(replica_id, HARD_STATE_KEY, encode_hard_state(&hard_state))?;

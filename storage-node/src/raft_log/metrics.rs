@@ -21,9 +21,7 @@ impl Metrics {
 
     fn register() -> Self {
         let registered = "the name is used once";
-        let counter = |name, help| {
-            prometheus::register_int_counter!(name, help).expect(registered)
-        };
+        let counter = |name, help| prometheus::register_int_counter!(name, help).expect(registered);
         let gauge = |name, help| prometheus::register_int_gauge!(name, help).expect(registered);
         Self {
             write_seconds: prometheus::register_histogram!(

@@ -10,8 +10,8 @@ mod engine;
 #[cfg(any(test, feature = "fault-injection"))]
 pub mod fault;
 mod metrics;
-mod recover;
 mod records;
+mod recover;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -63,14 +63,29 @@ pub struct LogWrite {
 #[derive(Debug)]
 pub enum LogChange {
     /// Entries are contiguous; those stored at or after the first one's index are replaced.
-    Append { replica_id: ReplicaId, entries: Vec<Entry> },
-    SetHardState { replica_id: ReplicaId, hard_state: HardState },
+    Append {
+        replica_id: ReplicaId,
+        entries: Vec<Entry>,
+    },
+    SetHardState {
+        replica_id: ReplicaId,
+        hard_state: HardState,
+    },
     /// The whole log is replaced by a snapshot that ends here.
-    ResetTo { replica_id: ReplicaId, position: LogPosition, hard_state: HardState },
+    ResetTo {
+        replica_id: ReplicaId,
+        position: LogPosition,
+        hard_state: HardState,
+    },
     /// Entries up to and including this one are no longer needed.
-    Truncate { replica_id: ReplicaId, position: LogPosition },
+    Truncate {
+        replica_id: ReplicaId,
+        position: LogPosition,
+    },
     /// Nothing of this replica is needed any more.
-    Remove { replica_id: ReplicaId },
+    Remove {
+        replica_id: ReplicaId,
+    },
 }
 
 impl LogWrite {

@@ -88,7 +88,8 @@ mod tests {
         let position = LogPosition { index: 10, term: 1 };
         assert_eq!(decode_position(&encode_position(position)), Ok(position));
         assert_eq!(decode_index(&encode_index(7)), Ok(7));
-        for broken in [&[][..], &[1], &[2, 0, 0, 0, 0, 0, 0, 0, 7], &[1, 0, 0, 0, 0, 0, 0, 0, 7, 0]] {
+        for broken in [&[][..], &[1], &[2, 0, 0, 0, 0, 0, 0, 0, 7], &[1, 0, 0, 0, 0, 0, 0, 0, 7, 0]]
+        {
             assert!(decode_index(broken).is_err(), "{broken:?}");
         }
     }

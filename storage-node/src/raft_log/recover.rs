@@ -51,8 +51,7 @@ fn read([hard_state, truncated, last]: &[Option<Vec<u8>>; 3]) -> Result<Bounds, 
     if let Some(record) = hard_state {
         decode_hard_state(record)?;
     }
-    let truncated =
-        truncated.as_deref().map(decode_position).transpose()?.unwrap_or_default();
+    let truncated = truncated.as_deref().map(decode_position).transpose()?.unwrap_or_default();
     let last = last.as_deref().map(decode_index).transpose()?.unwrap_or(truncated.index);
     Ok(Bounds { truncated, last: last.max(truncated.index), damaged: None })
 }

@@ -2,7 +2,8 @@
 
 use super::fault::{FaultFileSystem, SyncBehaviour, Unsynced};
 use super::{
-    CachedLog, EngineLog, LogChange, LogError, LogPosition, LogSettings, LogState, LogWrite, RaftLog,
+    CachedLog, EngineLog, LogChange, LogError, LogPosition, LogSettings, LogState, LogWrite,
+    RaftLog,
 };
 use parking_lot::Mutex;
 use proptest::prelude::*;
@@ -207,7 +208,9 @@ fn a_flipped_bit_in_a_payload_is_damage_of_that_replica() {
     }
     assert_eq!(flipped, 1);
     let log = open(dir.path(), &FaultFileSystem::new()).expect("opens");
-    assert!(matches!(log.entries(REPLICA, 11, 12, 1), Err(LogError::Damaged { replica_id, .. }) if replica_id == REPLICA));
+    assert!(
+        matches!(log.entries(REPLICA, 11, 12, 1), Err(LogError::Damaged { replica_id, .. }) if replica_id == REPLICA)
+    );
     assert_eq!(log.entries(other, 11, 13, 1 << 20).expect("readable"), entries(11..=12, 1));
 }
 

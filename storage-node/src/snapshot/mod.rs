@@ -2,12 +2,30 @@
 //! any step is finished at the next start.
 //!
 //! Owns: the chunk format, sending, staging, installing. Must not run on a Raft thread and must not
-//! know Raft beyond carrying its message.
+//! know Raft beyond carrying its message. States, steps and what a crash at each of them leaves are
+//! told in docs/snapshots.md.
+
+mod chunk;
+mod inbox;
+mod install;
+mod metrics;
+mod send;
+mod settings;
+mod stage;
+#[cfg(test)]
+mod tests;
+mod throttle;
+mod worker;
+
+pub use inbox::SnapshotInbox;
+pub use install::{RecoverError, finish_recovery, recover};
+pub use settings::{SnapshotSettings, SnapshotSettingsError};
+pub use worker::{SnapshotOptions, SnapshotWorker};
 
 use crate::raft_log::LogPosition;
 use raft::eraftpb::Message;
 use rangedb_engine::Snapshot;
-use rangedb_types::{NodeId, RangeDescriptor, ReplicaId};
+use rangedb_types::{NodeId, RangeDescriptor, RangeId, ReplicaId};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -48,9 +66,13 @@ pub trait Snapshots: Send + Sync {
     /// Sends; bounded in bandwidth and in how many run at once; calls `done` in every case.
     fn send(&self, job: SendJob, done: SendDone);
 
-    /// Installs a staged snapshot into the data engine, durably: intent, clear, load, range state,
-    /// flush; then removes the intent and the staged files and calls `done`.
+    /// Installs a staged snapshot into the data engine, durably: intent, clear, load, range state;
+    /// then removes the staged files and calls `done`. The intent stays until [`Snapshots::finish`].
     fn install(&self, staged: StagedSnapshot, done: InstallDone);
+
+    /// The log of an installed range is cut to its snapshot, durably: the intent can go. (Before
+    /// that, a log that ends too early would be taken for damage at the next start.)
+    fn finish(&self, range_id: RangeId);
 
     /// Throws a staged snapshot away.
     fn discard(&self, staged: StagedSnapshot);

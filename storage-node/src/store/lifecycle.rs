@@ -331,6 +331,8 @@ impl Worker {
         let changes = hosted.core.snapshot_installed(Arc::clone(&applier.descriptor));
         let handle = Arc::clone(&hosted.handle);
         self.write_log(LogWrite { changes }, true)?;
+        // From here on a log that ends before the applied index is damage again.
+        self.shared.snapshots.finish(range_id);
         self.shared.registry.write().insert(range_id, Arc::clone(&handle));
         handle.note_applied(applier.applied.index, applier.largest_commit, &applier.descriptor);
         tracing::info!(%range_id, %replica_id, index = applier.applied.index, "installed a snapshot");

@@ -3,9 +3,34 @@
 //! Owns: connections, queues (bounded; what does not fit is dropped, which Raft repairs), the
 //! handshake that refuses nodes of other clusters. Must not know: what a message means.
 
+mod address_book;
+mod link;
+mod metrics;
+mod outbox;
+mod queue;
+mod service;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+pub use address_book::AddressBook;
+pub use outbox::Outbox;
+pub(crate) use service::check_hello;
+pub use service::{RaftTransportService, raft_transport_service};
+pub use settings::TransportSettings;
+pub(crate) use wire::{decode_inbound, encode_parts, hello};
+
 use raft::eraftpb::Message;
-use rangedb_types::{Epoch, NodeId, RangeDescriptor, RangeId, ReplicaId, Span};
+use rangedb_types::{ClusterId, Epoch, NodeId, RangeDescriptor, RangeId, ReplicaId, Span};
 use std::sync::Arc;
+
+/// Who this node is, to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub cluster_id: ClusterId,
+    pub node_id: NodeId,
+}
 
 /// A Raft message on its way to another node.
 #[derive(Clone, Debug)]
