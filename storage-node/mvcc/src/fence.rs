@@ -30,6 +30,22 @@ pub fn remove_fence(range_id: RangeId, request_id: RequestId) -> Mutation {
     Mutation::remove(Family::Meta, state::fence_key(range_id, request_id))
 }
 
+/// The writes that give the range `to` every fence of the range `from`: to be made in the batch that
+/// splits it.
+///
+/// # Errors
+/// Engine errors and damage.
+pub fn fences_for_split(
+    snapshot: &dyn Snapshot,
+    from: RangeId,
+    to: RangeId,
+) -> Result<Vec<Mutation>> {
+    let fences = FenceSet::load(snapshot, from)?.fences;
+    let mut copies: Vec<_> = fences.into_iter().map(|(id, at)| fence(to, id, at)).collect();
+    copies.sort_by(|a, b| a.key.cmp(&b.key));
+    Ok(copies)
+}
+
 /// The range and request of a fence's key; `None` if `key` (of the meta family) is something else.
 /// For those who watch what is applied and keep a [`FenceSet`] in step.
 #[must_use]

@@ -27,7 +27,7 @@ pub use fence::FenceSet;
 pub use key::{FamilySpan, SpanBounds, bounds, replicated_spans};
 pub use read::{Value, get, multi_get};
 pub use scan::{Entry, Page, ScanOptions, scan};
-pub use tombstone::{TombstoneCache, TombstoneSet, TombstoneToken, tombstones_for_split};
+pub use tombstone::{TombstoneSet, tombstones_for_split};
 pub use write::{Mutation, SHORT_VALUE_BYTES_MAX, delete, delete_range, put};
 
 /// What every fallible call here returns.

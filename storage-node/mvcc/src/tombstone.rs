@@ -6,15 +6,16 @@
 use crate::key::{SpanBounds, bounds, decode_key, split_version, versioned_key};
 use crate::record::TombstoneRecord;
 use crate::{Mutation, Result};
-use parking_lot::Mutex;
 use rangedb_engine::{Family, Snapshot};
 use rangedb_types::{RequestId, Span, Timestamp};
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The tombstones of one range at one snapshot. Cheap to ask; free if there are none.
+///
+/// A set belongs to the snapshot it was loaded from: with an older snapshot it shows a state that
+/// never was, with a newer one it may miss a deletion. Who keeps a set must know that no tombstone
+/// of the range was written between the two.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TombstoneSet {
     /// Ordered by start, without overlap. The end of a fragment is the start of the next.
@@ -153,75 +154,6 @@ pub fn tombstones_for_split(
         ControlFlow::Continue(())
     })?;
     Ok(mutations)
-}
-
-/// Keeps a range's tombstone set from being read again for every request.
-///
-/// A set must belong to the snapshot it is used with: one that is older misses a deletion, one that
-/// is newer shows a state that never was. So: take a [`token`](Self::token), *then* the snapshot,
-/// then ask with both. Whoever applies changes of the range tombstone family of this range (also a
-/// split, a merge, a snapshot) does it between [`begin_change`](Self::begin_change) and
-/// [`end_change`](Self::end_change), one at a time.
-#[derive(Debug, Default)]
-pub struct TombstoneCache {
-    /// Odd while a change is under way.
-    generation: AtomicU64,
-    cached: Mutex<Option<(u64, Arc<TombstoneSet>)>>,
-}
-
-/// Says how far the changes were before a snapshot was taken.
-#[derive(Clone, Copy, Debug)]
-pub struct TombstoneToken(u64);
-
-impl TombstoneCache {
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    pub fn begin_change(&self) {
-        let before = self.generation.fetch_add(1, Ordering::SeqCst);
-        assert!(before.is_multiple_of(2), "changes of one range's tombstones come one at a time");
-    }
-
-    pub fn end_change(&self) {
-        let before = self.generation.fetch_add(1, Ordering::SeqCst);
-        assert!(!before.is_multiple_of(2), "a change ends after it began");
-    }
-
-    /// To be taken before the snapshot.
-    #[must_use]
-    pub fn token(&self) -> TombstoneToken {
-        TombstoneToken(self.generation.load(Ordering::SeqCst))
-    }
-
-    /// The set of `snapshot`, which was taken after `token`; `span` is the range's.
-    ///
-    /// # Errors
-    /// Engine errors and damage.
-    pub fn get(
-        &self,
-        token: TombstoneToken,
-        snapshot: &dyn Snapshot,
-        span: &Span,
-    ) -> Result<Arc<TombstoneSet>> {
-        let TombstoneToken(generation) = token;
-        // Nothing changed from before the snapshot to now: what is cached for this generation, or
-        // is loaded now, is what the snapshot holds and what others with this generation need.
-        let settled =
-            generation.is_multiple_of(2) && self.generation.load(Ordering::SeqCst) == generation;
-        if settled
-            && let Some((cached_at, set)) = &*self.cached.lock()
-            && *cached_at == generation
-        {
-            return Ok(Arc::clone(set));
-        }
-        let set = Arc::new(TombstoneSet::load(snapshot, span)?);
-        if settled {
-            *self.cached.lock() = Some((generation, Arc::clone(&set)));
-        }
-        Ok(set)
-    }
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@
 //! | `scan START END [ts=] [limit=] [bytes=] [reverse] [keys_only] [pages]` | `pages` follows the resume key |
 //! | `find K id= [above=]` · `find_range START END id= [above=]` | what a retry looks for |
 //! | `fence id= ts=` · `unfence id=` · `fences [now=]` | |
-//! | `split K` | cuts the tombstones where a split would |
+//! | `split K` · `split_fences` | what a split writes: tombstones cut at K, fences copied |
 //! | `dump` · `checksum` | every record; whether the checksum changed since the last time |
 
 use bytes::Bytes;
@@ -38,6 +38,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 const RANGE: RangeId = RangeId(1);
+/// What a split makes of its right half.
+const RIGHT: RangeId = RangeId(2);
 
 struct History {
     engine: Arc<dyn Engine>,
@@ -173,11 +175,17 @@ impl History {
             "find" | "find_range" => self.find(&words),
             "fence" => self.write(&[fence::fence(RANGE, words.id(), words.ts())]),
             "unfence" => self.write(&[fence::remove_fence(RANGE, words.id())]),
-            "fences" => self.fences(&words),
+            "fences" => self.fences(&words, RANGE),
             "split" => {
                 let (snapshot, _) = self.snapshot();
                 let changes = tombstones_for_split(&*snapshot, &Span::all(), words.key(1));
                 self.write(&changes.expect("tombstones"))
+            }
+            "split_fences" => {
+                let (snapshot, _) = self.snapshot();
+                let copies = fence::fences_for_split(&*snapshot, RANGE, RIGHT).expect("fences");
+                self.write(&copies);
+                self.fences(&words, RIGHT)
             }
             "dump" => self.dump(),
             "checksum" => self.checksum(),
@@ -285,9 +293,9 @@ impl History {
         found.expect("find").map_or("not found".to_owned(), |version| format!("@{version}"))
     }
 
-    fn fences(&self, words: &Words<'_>) -> String {
+    fn fences(&self, words: &Words<'_>, range_id: RangeId) -> String {
         let (snapshot, _) = self.snapshot();
-        let set = FenceSet::load(&*snapshot, RANGE).expect("fences");
+        let set = FenceSet::load(&*snapshot, range_id).expect("fences");
         let mut ids: Vec<u128> = match words.number("now") {
             Some(now) => set.expired(Timestamp(now)).map(|id| id.0).collect(),
             None => (1..100).filter(|&id| set.get(RequestId(id)).is_some()).collect(),

@@ -72,7 +72,7 @@ fn span() -> impl Strategy<Value = Span> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let length = prop_oneof![4 => 0usize..10, 1 => Just(255), 1 => 256usize..400];
+    let length = prop_oneof![4 => 0usize..10, 1 => Just(1024), 1 => 1025usize..1300];
     prop_oneof![
         10 => (key(), length).prop_map(|(key, length)| Step::Put(key, length)),
         3 => key().prop_map(Step::Delete),
@@ -99,7 +99,7 @@ fn question(steps: u64) -> impl Strategy<Value = Question> {
         prop::collection::vec(key(), 0..8),
         prop_oneof![3 => 0..steps * STEP + 5, 1 => Just(u64::MAX)],
         0usize..5,
-        prop_oneof![0usize..20, 200usize..2_000],
+        prop_oneof![0usize..20, 200usize..4_000],
         any::<bool>(),
     )
         .prop_map(|(span, keys, read_ts, limit, bytes_max, keys_only)| Question {

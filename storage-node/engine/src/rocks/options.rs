@@ -37,7 +37,8 @@ impl Tuning {
     pub(super) fn new(settings: &EngineSettings) -> Self {
         Self {
             settings: settings.clone(),
-            cache: Cache::new_lru_cache(to_usize(settings.block_cache_bytes)),
+            // No lock in its hits. The size of entries is not estimated but learnt.
+            cache: Cache::new_hyper_clock_cache(to_usize(settings.block_cache_bytes), 0),
             write_buffers: WriteBufferManager::new_write_buffer_manager(
                 to_usize(settings.write_buffer_total_bytes),
                 false,
