@@ -10,3 +10,4 @@ mod pipeline;
 mod ranges;
 mod refusals;
 mod routes;
+mod throughput;
