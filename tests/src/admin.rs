@@ -1,0 +1,104 @@
+//! What an operator would ask a cluster.
+
+use crate::wait;
+use anyhow::{Context as _, Result, ensure};
+use rangedb_client::Client;
+use rangedb_client::proto::{
+    ListNodesRequest, ListRangesRequest, NodeStatus, RangeStatus, SetConfigRequest,
+    VerifyRangeRequest,
+};
+use std::time::Duration;
+
+/// From the last node's start until every range has its copies, on a busy machine.
+pub const REPLICATION_LIMIT: Duration = Duration::from_secs(90);
+/// How long it may take until all replicas of a range can be compared.
+pub const VERIFY_LIMIT: Duration = Duration::from_secs(60);
+
+/// All ranges.
+///
+/// # Errors
+/// The gateway's.
+pub async fn ranges(client: &Client) -> Result<Vec<RangeStatus>> {
+    let answer = client.admin().list_ranges(ListRangesRequest::default()).await?.into_inner();
+    ensure!(!answer.more, "more ranges than a page holds");
+    Ok(answer.ranges)
+}
+
+/// All storage nodes.
+///
+/// # Errors
+/// The gateway's.
+pub async fn nodes(client: &Client) -> Result<Vec<NodeStatus>> {
+    Ok(client.admin().list_nodes(ListNodesRequest {}).await?.into_inner().nodes)
+}
+
+/// Waits until every range has exactly `voters` voters and nothing else.
+///
+/// # Errors
+/// It does not happen in time.
+pub async fn replicated(client: &Client, voters: usize) -> Result<()> {
+    wait::until(&format!("every range has {voters} voters"), REPLICATION_LIMIT, async || {
+        let ranges = ranges(client).await?;
+        ensure!(!ranges.is_empty(), "there is no range");
+        for range in ranges {
+            let roles: Vec<_> = range.replicas.iter().map(|replica| &*replica.role).collect();
+            ensure!(roles == vec!["voter"; voters], "range {}: {roles:?}", range.range_id);
+            ensure!(range.leader_node_id != 0, "range {} has no leader", range.range_id);
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Waits until all replicas of every range answer and hold the same checksum; gives how many
+/// replicas were compared.
+///
+/// # Errors
+/// Replicas that differ, at once; replicas that do not answer, when the limit is over.
+pub async fn consistent(client: &Client) -> Result<usize> {
+    let mut compared = 0;
+    for range in ranges(client).await? {
+        let answer = wait::until("every replica answers", VERIFY_LIMIT, async || {
+            let request = VerifyRangeRequest { range_id: range.range_id };
+            let answer = client.admin().verify_range(request).await?.into_inner();
+            let silent = answer.replicas.iter().find(|replica| !replica.error.is_empty());
+            ensure!(silent.is_none(), "{silent:?}");
+            ensure!(answer.replicas.len() == range.replicas.len(), "{answer:?}");
+            Ok(answer)
+        })
+        .await?;
+        ensure!(answer.consistent, "replicas differ: {answer:?}");
+        let first = answer.replicas.first().context("a range has replicas")?;
+        ensure!(
+            answer.replicas.iter().all(|replica| replica.checksum == first.checksum),
+            "replicas differ: {answer:?}"
+        );
+        compared += answer.replicas.len();
+    }
+    Ok(compared)
+}
+
+/// Changes a runtime setting.
+///
+/// # Errors
+/// The gateway's.
+pub async fn set_config(client: &Client, name: &str, value: &str) -> Result<()> {
+    let request =
+        SetConfigRequest { name: name.to_owned(), value: value.to_owned(), expected_version: 0 };
+    client.admin().set_config(request).await?;
+    Ok(())
+}
+
+/// The address of placement's leader.
+///
+/// # Errors
+/// The gateway's, or there is none.
+pub async fn placement_leader(client: &Client) -> Result<String> {
+    wait::until("placement has a leader", VERIFY_LIMIT, async || {
+        let request = rangedb_client::proto::ListPlacementRequest {};
+        let members = client.admin().list_placement(request).await?.into_inner().members;
+        let leader = members.into_iter().find(|member| member.role == "leader");
+        Ok(leader.context("no leader")?.address)
+    })
+    .await
+}
