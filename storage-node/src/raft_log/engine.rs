@@ -1,9 +1,10 @@
 //! The log store on raft-engine.
 //!
 //! Guards around what raft-engine does badly: it panics when a sync fails (the process ends), it
-//! panics on holes (refused here before), it forgets compactions (see `recover`), it cuts damaged
-//! ends with a mere warning (`l` records tell, as far as they survive; otherwise the leader does,
-//! by what it knows the replica acknowledged).
+//! panics on holes (refused here before), it forgets compactions (see `recover`), it removes files
+//! because of writes that are not on disk yet (see `PurgeGate`), it cuts damaged ends with a mere
+//! warning (`l` records tell, as far as they survive; otherwise the leader does, by what it knows
+//! the replica acknowledged).
 
 use super::metrics::Metrics;
 use super::records::{
@@ -12,7 +13,7 @@ use super::records::{
 };
 use super::recover::{self, Bounds};
 use super::{LogChange, LogError, LogPosition, LogSettings, LogState, LogWrite, RaftLog};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use raft::eraftpb::{Entry, HardState};
 use raft_engine::env::{DefaultFileSystem, FileSystem};
 use raft_engine::{Command, Config, Engine, LogBatch, MessageExt, ReadableSize, RecoveryMode};
@@ -31,6 +32,25 @@ const RECOVERY_THREADS: usize = 2;
 /// One read never takes more, because raft-engine adds sizes up in 32 bits.
 const READ_BYTES_MAX: u64 = 1 << 30;
 
+/// No replica has this id.
+const NO_GROUP: u64 = 0;
+
+/// Keeps a purge from going by writes that are not on disk.
+///
+/// raft-engine removes files that its memory no longer refers to. An unsynced write (a truncation,
+/// a newer commit index) already counts there; if the power went, the write would be lost, and what
+/// it replaced would be gone with its file. So a purge first syncs what was written before it, and
+/// while it runs every write is synced before it counts.
+#[derive(Default)]
+struct PurgeGate {
+    one_at_a_time: Mutex<()>,
+    /// Held for reading by every write.
+    writing: RwLock<()>,
+    purging: AtomicBool,
+    /// Something was written without a sync since the last purge began.
+    unsynced: AtomicBool,
+}
+
 /// Tells raft-engine what an entry is.
 struct RaftEntry;
 
@@ -48,6 +68,7 @@ pub struct EngineLog<F: FileSystem = DefaultFileSystem> {
     engine: Option<Engine<F>>,
     /// Of every replica that has anything stored. Raised after the write they tell of.
     bounds: Mutex<HashMap<ReplicaId, Bounds>>,
+    gate: PurgeGate,
     /// A write failed: nothing more is written.
     broken: AtomicBool,
     fatal: FatalHook,
@@ -97,6 +118,7 @@ impl<F: FileSystem> EngineLog<F> {
         Ok(Self {
             engine: Some(engine),
             bounds: Mutex::new(bounds),
+            gate: PurgeGate::default(),
             broken: AtomicBool::new(false),
             fatal,
             metrics: Metrics::get(),
@@ -131,6 +153,27 @@ impl<F: FileSystem> EngineLog<F> {
         Err(LogError::Io(error))
     }
 
+    /// Removes files that nothing refers to.
+    fn purge_files(&self) -> raft_engine::Result<Vec<u64>> {
+        let _purge = self.gate.one_at_a_time.lock();
+        self.gate.purging.store(true, Ordering::SeqCst);
+        // Waits for the unsynced writes that have not seen the flag.
+        drop(self.gate.writing.write());
+        let purged = self.sync_earlier_writes().and_then(|()| self.engine().purge_expired_files());
+        self.gate.purging.store(false, Ordering::SeqCst);
+        purged
+    }
+
+    fn sync_earlier_writes(&self) -> raft_engine::Result<()> {
+        if !self.gate.unsynced.swap(false, Ordering::SeqCst) {
+            return Ok(());
+        }
+        // raft-engine does not sync an empty batch: this one cuts a log that does not exist.
+        let mut batch = LogBatch::with_capacity(1);
+        batch.add_command(NO_GROUP, Command::Compact { index: 0 });
+        self.engine().write(&mut batch, true).map(|_| ())
+    }
+
     /// raft-engine panicked: the disk may hold anything.
     fn fail(&self, reason: String) -> String {
         self.broken.store(true, Ordering::Release);
@@ -158,7 +201,13 @@ impl<F: FileSystem> RaftLog for EngineLog<F> {
         }
         let timer = sync.then(|| self.metrics.write_seconds.start_timer());
         let mut plan = self.plan(batch.changes)?;
+        let writing = self.gate.writing.read();
+        let sync = sync || self.gate.purging.load(Ordering::SeqCst);
+        if !sync {
+            self.gate.unsynced.store(true, Ordering::SeqCst);
+        }
         self.write_batch(&mut plan.batch, sync)?;
+        drop(writing);
         let mut bounds = self.bounds.lock();
         for (replica_id, after) in plan.after {
             match after {
@@ -227,7 +276,7 @@ impl<F: FileSystem> RaftLog for EngineLog<F> {
     }
 
     fn purge(&self) -> Result<Vec<ReplicaId>, LogError> {
-        let purged = catch_unwind(AssertUnwindSafe(|| self.engine().purge_expired_files()));
+        let purged = catch_unwind(AssertUnwindSafe(|| self.purge_files()));
         self.metrics.size_bytes.set(i64::try_from(self.size_bytes()).unwrap_or(i64::MAX));
         match purged {
             Ok(Ok(groups)) => Ok(groups.into_iter().map(ReplicaId).collect()),

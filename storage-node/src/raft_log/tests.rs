@@ -215,6 +215,33 @@ fn a_flipped_bit_in_a_payload_is_damage_of_that_replica() {
 }
 
 #[test]
+fn a_purge_does_not_go_by_what_is_not_on_disk() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let disk = FaultFileSystem::new();
+    let log = open(dir.path(), &disk).expect("opens");
+    let vote = hard_state(9, 3, 10);
+    let position = LogPosition { index: 10, term: 1 };
+    let made = LogChange::ResetTo { replica_id: REPLICA, position, hard_state: vote.clone() };
+    log.write(change(made), true).expect("written");
+    let many: Vec<_> = (11..=60).map(|index| entry(index, 2, 16 << 10)).collect();
+    for part in many.chunks(5) {
+        log.write(append(REPLICA, part.to_vec()), true).expect("written");
+    }
+    log.write(truncate(REPLICA, 60, 2), false).expect("written");
+    let hard_state = hard_state(9, 3, 60);
+    let write = change(LogChange::SetHardState { replica_id: REPLICA, hard_state });
+    log.write(write, false).expect("written");
+    log.purge().expect("purged");
+    disk.power_off();
+    drop(log);
+    disk.power_on(Unsynced::Lost).expect("undone");
+    let log = open(dir.path(), &disk).expect("opens");
+    let state = log.load(REPLICA).expect("not damaged").expect("stored");
+    assert_eq!((state.hard_state.term, state.hard_state.vote), (9, 3));
+    assert_eq!(state.last_index, 60);
+}
+
+#[test]
 fn the_cache_stays_within_its_budget_and_follows_the_log() {
     const BUDGET: u64 = 64 << 10;
     let dir = tempfile::tempdir().expect("a folder");
@@ -383,7 +410,9 @@ impl Harness {
                 self.write(change(LogChange::Remove { replica_id }), model, true);
             }
             Op::Purge => {
+                // It syncs what was written before.
                 self.log().purge().expect("purged");
+                self.states = vec![model];
             }
             Op::Reopen => {
                 self.log = None;
