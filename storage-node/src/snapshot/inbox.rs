@@ -2,7 +2,7 @@
 
 use super::chunk::{ChunkRef, FORMAT, Totals};
 use super::metrics::{Metrics, failed};
-use super::stage::{self, Staging};
+use super::stage::{Staging, Whole};
 use super::{SnapshotReceiver, SnapshotSettings, StagedSnapshot};
 use crate::raft_log::LogPosition;
 use crate::transport::{Identity, check_hello, decode_inbound};
@@ -90,11 +90,8 @@ impl SnapshotInbox {
         let written = writer.await.map_err(|_| Status::internal("staging panicked"))?;
         // If the writer failed, that is why forwarding ended.
         match (written, forwarded) {
-            (Ok(path), Ok(())) => staged.path = path,
-            (Ok(path), Err(status)) => {
-                stage::remove(&path);
-                return Err(status);
-            }
+            (Ok(whole), Ok(())) => staged.path = whole.keep(),
+            (Ok(_), Err(status)) => return Err(status),
             (Err(_), Err(status)) if status.code() != tonic::Code::Aborted => return Err(status),
             (Err(error), _) => return Err(Status::aborted(error)),
         }
@@ -184,7 +181,7 @@ fn write(
     range: &RangeDescriptor,
     mut chunks: mpsc::Receiver<Staged>,
     reserve: u64,
-) -> Result<PathBuf, String> {
+) -> Result<Whole, String> {
     let mut staging = Staging::begin(path.clone(), range)?;
     check_space(&path, reserve)?;
     let mut unchecked = 0;

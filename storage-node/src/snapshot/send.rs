@@ -15,6 +15,7 @@ use rangedb_proto::internal::v1::snapshot_part::Part;
 use rangedb_service::grpc;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -103,8 +104,10 @@ impl Sender {
         let progress = Arc::new(Mutex::new(Progress { last: Instant::now(), ended: false }));
         let header = self.header(&job);
         let (parts, receiver) = mpsc::channel(CHUNKS_AHEAD);
-        // Ends when the receiver is dropped, at the latest.
-        let reader = tokio::task::spawn_blocking(move || read(&job, &parts));
+        // However this ends, the reader ends with it.
+        let stop = CancellationToken::new();
+        let guard = stop.clone().drop_guard();
+        let reader = tokio::task::spawn_blocking(move || read(&job, &parts, &stop));
         let stream = paced(header, receiver, Arc::clone(&self.throttle), Arc::clone(&progress));
         let mut client = RaftTransportClient::new(channel);
         let call = client.snapshot(stream);
@@ -112,6 +115,7 @@ impl Sender {
             receipt = call => receipt.map_err(|status| status.message().to_owned()),
             stalled = self.watch(&progress) => Err(stalled),
         };
+        drop(guard);
         // What the reader met says more than the receiver's complaint about a missing end.
         let read = reader.await.map_err(|_| "reading the range panicked".to_owned())?;
         let receipt = match (read, receipt) {
@@ -166,9 +170,21 @@ fn part(part: Part) -> wire::SnapshotPart {
     wire::SnapshotPart { part: Some(part) }
 }
 
-/// Reads the whole range. Blocks while nobody takes the chunks.
-fn read(job: &SendJob, parts: &mpsc::Sender<wire::SnapshotPart>) -> Result<(), String> {
-    let send = |this: Part| parts.blocking_send(part(this)).is_ok();
+/// Reads the whole range, on a thread that may block.
+fn read(
+    job: &SendJob,
+    parts: &mpsc::Sender<wire::SnapshotPart>,
+    stop: &CancellationToken,
+) -> Result<(), String> {
+    let runtime = Handle::current();
+    let send = |this: Part| {
+        runtime.block_on(async {
+            tokio::select! {
+                sent = parts.send(part(this)) => sent.is_ok(),
+                () = stop.cancelled() => false,
+            }
+        })
+    };
     let Totals { chunks, bytes, checksum } =
         chunk::read_range(job.data.as_ref(), &job.descriptor, |chunk| send(Part::Chunk(chunk)))?;
     if send(Part::End(wire::SnapshotEnd { chunks, bytes, checksum })) {

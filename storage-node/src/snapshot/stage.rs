@@ -52,13 +52,13 @@ impl Staging {
     }
 
     /// Makes the folder durable, if it is what the sender says it sent.
-    pub fn finish(mut self, totals: Totals) -> Result<PathBuf, String> {
+    pub fn finish(mut self, totals: Totals) -> Result<Whole, String> {
         if self.verifier.totals() != totals {
             return Err("what arrived is not what was sent".to_owned());
         }
         self.sync(totals).map_err(|error| failed(&self.path, &error))?;
         self.chunks = None;
-        Ok(std::mem::take(&mut self.path))
+        Ok(Whole(std::mem::take(&mut self.path)))
     }
 
     fn sync(&mut self, totals: Totals) -> std::io::Result<()> {
@@ -78,6 +78,23 @@ impl Drop for Staging {
     fn drop(&mut self) {
         if !self.path.as_os_str().is_empty() {
             remove(&self.path);
+        }
+    }
+}
+
+/// A folder that is whole and durable. Removed unless somebody keeps it.
+pub(super) struct Whole(PathBuf);
+
+impl Whole {
+    pub fn keep(mut self) -> PathBuf {
+        std::mem::take(&mut self.0)
+    }
+}
+
+impl Drop for Whole {
+    fn drop(&mut self) {
+        if !self.0.as_os_str().is_empty() {
+            remove(&self.0);
         }
     }
 }

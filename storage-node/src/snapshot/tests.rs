@@ -148,7 +148,7 @@ fn stage(engine: &dyn Engine, path: PathBuf) -> StagedSnapshot {
         descriptor: descriptor(),
         position: POSITION,
         message: message(),
-        path: staging.finish(totals.expect("read")).expect("whole"),
+        path: staging.finish(totals.expect("read")).expect("whole").keep(),
     }
 }
 
@@ -264,7 +264,7 @@ fn chunks_that_are_not_what_they_say_are_refused() {
         let path = dir.path().join(format!("staged-{number}"));
         let mut staging = Staging::begin(path.clone(), &descriptor()).expect("a folder");
         let added = chunks.iter().try_for_each(|chunk| staging.add(&ChunkRef::from(chunk)));
-        let result = added.and_then(|()| staging.finish(totals)).map(|_| ());
+        let result = added.and_then(|()| staging.finish(totals)).map(|whole| drop(whole.keep()));
         assert_eq!(path.exists(), result.is_ok());
         result
     };

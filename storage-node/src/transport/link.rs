@@ -46,7 +46,7 @@ enum End {
 }
 
 impl Link {
-    /// Runs until it is cancelled or the node has no address any more.
+    /// Runs until it is cancelled.
     pub async fn run(mut self) {
         let mut backoff = BACKOFF_MIN;
         let mut warned = false;
@@ -79,13 +79,24 @@ impl Link {
         }
     }
 
-    /// Waits for the first message. `None`: there will be no more.
+    /// Waits for the first message to a node with an address. `None`: there will be no more.
     async fn wait_for_work(&mut self) -> Option<String> {
-        tokio::select! {
-            () = self.peer.queue.wait() => {}
-            () = self.cancel.cancelled() => return None,
+        let cancel = self.cancel.clone();
+        loop {
+            tokio::select! {
+                () = self.peer.queue.wait() => {}
+                () = cancel.cancelled() => return None,
+            }
+            let address = self.addresses.borrow_and_update().get(&self.to).cloned();
+            if address.is_some() {
+                return address;
+            }
+            self.peer.queue.clear();
+            tokio::select! {
+                changed = self.addresses.changed() => changed.ok()?,
+                () = cancel.cancelled() => return None,
+            }
         }
-        self.addresses.borrow_and_update().get(&self.to).cloned()
     }
 
     /// False if the link is to end.

@@ -47,7 +47,9 @@ impl Outbox {
 
     /// Where the other nodes are, all of them. Streams to nodes that moved are made anew.
     pub fn set_addresses(&self, addresses: HashMap<NodeId, String>) {
-        self.links.write().retain(|node_id, (_, cancel)| {
+        // Until the end, so that no link is made to an address that is about to go.
+        let mut links = self.links.write();
+        links.retain(|node_id, (_, cancel)| {
             let known = addresses.contains_key(node_id);
             if !known {
                 cancel.cancel();
