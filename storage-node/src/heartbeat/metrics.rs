@@ -43,3 +43,17 @@ pub static DISK: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     register_int_gauge_vec!("rangedb_node_disk_bytes", "The disk of the data folder", &["what"])
         .expect(ONCE)
 });
+
+/// Shows every metric from the start, at zero.
+pub fn register() {
+    LazyLock::force(&SESSIONS);
+    LazyLock::force(&BEATS);
+    for label in ["bootstrap", "change_replicas", "transfer_leader", "config", "nodes"] {
+        let _ = COMMANDS.with_label_values(&[label]);
+    }
+    LazyLock::force(&REPLICAS);
+    LazyLock::force(&LEADERS);
+    for label in ["used", "available", "capacity"] {
+        let _ = DISK.with_label_values(&[label]);
+    }
+}

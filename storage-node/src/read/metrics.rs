@@ -52,3 +52,14 @@ pub static SPECIALS_LOADED: LazyLock<prometheus::IntCounter> = LazyLock::new(|| 
     )
     .expect(ONCE)
 });
+
+/// Shows every metric from the start, at zero.
+pub fn register() {
+    LazyLock::force(&POOL_QUEUED);
+    LazyLock::force(&POOL_WAIT);
+    for label in ["lease", "read_index"] {
+        let _ = CONFIRMED.with_label_values(&[label]);
+    }
+    LazyLock::force(&WRITES_AWAITED);
+    LazyLock::force(&SPECIALS_LOADED);
+}

@@ -3,13 +3,13 @@
 use super::open::{Opened, SNAPSHOT_DIR};
 use super::{Context, StartError};
 use crate::access::{RangeStates, Ranges, Timestamps};
-use crate::heartbeat::{Heartbeat, Hosted, LinkError, Measures, Orders};
-use crate::read::{ReadPool, Reader};
-use crate::service::{DataPlane, NodeService};
+use crate::heartbeat::{self, Heartbeat, Hosted, LinkError, Measures, Orders};
+use crate::read::{self, ReadPool, Reader};
+use crate::service::{self, DataPlane, NodeService};
 use crate::snapshot::{self, SnapshotInbox, SnapshotOptions, SnapshotWorker};
 use crate::store::{Store, StoreOptions};
 use crate::transport::{AddressBook, Identity, Outbox, raft_transport_service};
-use crate::write::Writer;
+use crate::write::{self, Writer};
 use rangedb_placement_client::TimestampClient;
 use rangedb_proto::internal::v1::node_server::NodeServer;
 use rangedb_service::{Health, grpc};
@@ -65,6 +65,10 @@ pub(super) async fn bring_up(
     opened: Opened,
     listener: TcpListener,
 ) -> Result<Running, StartError> {
+    heartbeat::metrics::register();
+    read::metrics::register();
+    service::metrics::register();
+    write::metrics::register();
     let links = links(context, &opened)?;
     let store = start_store(context, &opened, &links).await?;
     let pool = ReadPool::start(context.settings.read_threads()).map_err(StartError::Thread)?;
@@ -117,7 +121,8 @@ pub(super) async fn bring_up(
 
     let heartbeat_stop = CancellationToken::new();
     let (registered, told) = watch::channel(false);
-    let heartbeat = heartbeat(context, &opened, &store, &links, registered, heartbeat_stop.clone());
+    let heartbeat =
+        link_to_placement(context, &opened, &store, &links, registered, heartbeat_stop.clone());
     let heartbeat = tokio::spawn(heartbeat.run());
     context.health.set_not_ready("waiting for placement");
     background.spawn(become_ready(told, context.health.clone(), reporter, background_stop.clone()));
@@ -192,7 +197,7 @@ async fn start_store(
     }
 }
 
-fn heartbeat(
+fn link_to_placement(
     context: &Context,
     opened: &Opened,
     store: &Store,

@@ -119,3 +119,12 @@ pub static REQUESTS_PER_MESSAGE: LazyLock<Histogram> = LazyLock::new(|| {
     )
     .expect(ONCE)
 });
+
+/// Shows every metric from the start, at zero.
+pub fn register() {
+    LazyLock::force(&KINDS);
+    LazyLock::force(&STREAMS);
+    LazyLock::force(&UNDER_WAY);
+    LazyLock::force(&ANSWERS_PER_MESSAGE);
+    LazyLock::force(&REQUESTS_PER_MESSAGE);
+}

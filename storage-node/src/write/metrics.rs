@@ -65,3 +65,16 @@ pub static FOUND_DONE: LazyLock<IntCounter> = LazyLock::new(|| {
 pub static FENCES: LazyLock<IntCounter> = LazyLock::new(|| {
     register_int_counter!("rangedb_node_write_fences_total", "Fences put up").expect(ONCE)
 });
+
+/// Shows every metric from the start, at zero.
+pub fn register() {
+    for label in ["plain", "looked"] {
+        let _ = PATHS.with_label_values(&[label]);
+    }
+    LazyLock::force(&LATCH_WAIT);
+    LazyLock::force(&TIMESTAMP_WAIT);
+    LazyLock::force(&RESTAMPED);
+    LazyLock::force(&UNSETTLED);
+    LazyLock::force(&FOUND_DONE);
+    LazyLock::force(&FENCES);
+}
