@@ -30,13 +30,15 @@ echo "data set: $total records, $(wc -c <"$index") bytes"
 IFS=, read -r first second <<<"$("$here/cluster.sh" addresses gateway)"
 
 # The part of the import that is acknowledged stands in its state file.
-acknowledged() { json_field records <"$state" 2>/dev/null || true; }
+acknowledged() { { json_field records <"$state"; } 2>/dev/null || true; }
 half_done() { [ "$(acknowledged)" != "" ] && [ "$(acknowledged)" -ge $((total / 2)) ]; }
 half_done_or_over() { half_done || ! kill -0 "$import" 2>/dev/null; }
 
 rm -f "$state"
 began=$(date +%s.%N)
-cli --endpoints "$first" --timeout 30s import "$index" --resume-file "$state" &
+# Not through the function: the pid must be that of the process itself.
+env -u RANGEDB_ENDPOINTS -u RANGEDB_OUTPUT "$binaries/rangedb-cli" --endpoints "$first" --timeout 30s \
+    import "$index" --resume-file "$state" &
 import=$!
 trap 'kill "$import" 2>/dev/null || true' EXIT
 wait_for 600 half_done_or_over || die "half of the import is not done after 10 minutes"
@@ -44,7 +46,7 @@ kill -0 "$import" 2>/dev/null || die "the import ended before the node could be 
 echo "killing $victim (SIGKILL) after $(acknowledged) acknowledged records"
 "$here/cluster.sh" kill "$victim"
 "$here/cluster.sh" restart "$victim"
-echo "$victim is back; the import has $(acknowledged) acknowledged records"
+echo "$victim is back"
 wait "$import" || die "the import failed"
 trap - EXIT
 seconds=$(awk -v a="$began" -v b="$(date +%s.%N)" 'BEGIN { printf "%.1f", b - a }')

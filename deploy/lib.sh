@@ -36,7 +36,7 @@ started_at() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
 # The pid of a process that was started here and still runs; fails if there is none.
 pid_of() { # FOLDER NAME
     local pid start
-    read -r pid start <"$1/$2.pid" 2>/dev/null || return 1
+    { read -r pid start <"$1/$2.pid"; } 2>/dev/null || return 1
     [ -n "$start" ] && [ "$(started_at "$pid")" = "$start" ] || return 1
     echo "$pid"
 }

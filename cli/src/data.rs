@@ -3,7 +3,8 @@
 //! Owns: their arguments and output. Must not know: retries, failover (the SDK's).
 
 use crate::arguments::Options;
-use crate::exit::Failure;
+use crate::connect;
+use crate::exit::{Exit, Failure};
 use crate::output::{self, EntryJson, Output, OutputFormat, VersionJson, escape};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -133,7 +134,7 @@ impl Database {
     /// # Errors
     /// `Unavailable` if none does.
     pub async fn open(options: &Options) -> Result<Self, Failure> {
-        let client = connect(options).await?;
+        let client = client(options).await?;
         Ok(Self { pipeline: client.pipeline(), client })
     }
 
@@ -156,20 +157,18 @@ impl Database {
     }
 }
 
-async fn connect(options: &Options) -> Result<Client, Failure> {
+async fn client(options: &Options) -> Result<Client, Failure> {
     let client_options =
         rangedb_client::Options { timeout: options.timeout(), ..Default::default() };
-    let gateways = options.gateways();
-    Client::connect_with(gateways.clone(), client_options).await.map_err(|error| {
-        let mut failure = Failure::from(error);
-        if failure.exit == crate::exit::Exit::Unavailable {
-            failure.message.push_str(&format!(
-                "; is a gateway running at {}? (--endpoints)",
-                gateways.join(", ")
-            ));
-        }
-        failure
-    })
+    let failure = match Client::connect_with(options.gateways(), client_options).await {
+        Ok(client) => return Ok(client),
+        Err(error) => Failure::from(error),
+    };
+    if failure.exit == Exit::Unavailable {
+        // If not even a connection can be made, this has the better words.
+        connect::any(options).await?;
+    }
+    Err(failure)
 }
 
 pub async fn put(arguments: PutArguments, options: &Options) -> Result<(), Failure> {
@@ -179,7 +178,7 @@ pub async fn put(arguments: PutArguments, options: &Options) -> Result<(), Failu
         (None, Some(path)) => read_value(path).await?,
         (None, None) => return Err(Failure::usage("give a value or --value-file")),
     };
-    let client = connect(options).await?;
+    let client = client(options).await?;
     let version = match (arguments.if_absent, arguments.if_version) {
         (true, _) => client.put_if(key, value, Condition::Absent).await?,
         (false, Some(version)) => {
@@ -210,7 +209,7 @@ async fn read_value(path: PathBuf) -> Result<Bytes, Failure> {
 
 pub async fn get(arguments: GetArguments, options: &Options) -> Result<(), Failure> {
     let key = arguments.coding.bytes(arguments.key)?;
-    let client = connect(options).await?;
+    let client = client(options).await?;
     let Some(found) = client.get(key.clone()).await? else {
         return Err(Failure::not_met("the key does not exist"));
     };
@@ -229,7 +228,7 @@ pub async fn delete(arguments: DeleteArguments, options: &Options) -> Result<(),
     let mut bounds = arguments.range.into_iter().map(|bound| coding.bytes(bound));
     let key = arguments.key.map(|key| coding.bytes(key)).transpose()?;
     let range = bounds.next().zip(bounds.next());
-    let client = connect(options).await?;
+    let client = client(options).await?;
     let version = match (key, range, arguments.if_version) {
         (Some(key), _, None) => client.delete(key).await?,
         (Some(key), _, Some(version)) => {
@@ -254,7 +253,7 @@ pub async fn range(arguments: RangeArguments, options: &Options) -> Result<(), F
     if arguments.keys_only {
         query = query.keys_only();
     }
-    let client = connect(options).await?;
+    let client = client(options).await?;
     let entries = client.range(query).await?;
     let mut chunks = entries.ready_chunks(ENTRIES_PER_FLUSH);
     let mut output = Output::default();
@@ -293,6 +292,6 @@ mod tests {
         assert_eq!(&plain.bytes(raw).unwrap()[..], b"\xff/");
         let base64 = Coding { base64: true };
         assert_eq!(&base64.bytes("/w==".into()).unwrap()[..], b"\xff");
-        assert_eq!(base64.bytes("!".into()).unwrap_err().exit, crate::exit::Exit::Usage);
+        assert_eq!(base64.bytes("!".into()).unwrap_err().exit, Exit::Usage);
     }
 }

@@ -88,7 +88,7 @@ impl Report {
             keys: load.keys,
             value_bytes: load.value_bytes,
             endpoints: endpoints.to_vec(),
-            client_cpu_seconds: measured.cpu_seconds,
+            client_cpu_seconds: measured.cpu_seconds.map(|cpu| (cpu * 100.0).round() / 100.0),
         }
     }
 
