@@ -26,11 +26,7 @@ pub(super) fn encode_hard_state(state: &HardState) -> Vec<u8> {
 
 pub(super) fn decode_hard_state(record: &[u8]) -> Result<HardState, String> {
     let [term, vote, commit] = decode(record)?;
-    let mut state = HardState::default();
-    state.term = term;
-    state.vote = vote;
-    state.commit = commit;
-    Ok(state)
+    Ok(HardState { term, vote, commit, ..HardState::default() })
 }
 
 pub(super) fn encode_position(position: LogPosition) -> Vec<u8> {

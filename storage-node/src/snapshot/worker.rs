@@ -33,7 +33,7 @@ pub struct SnapshotOptions {
 /// Work for the thread. Not bounded by itself: every installation is of a snapshot that holds one
 /// of the few places for receiving, and the rest follows from these.
 enum Job {
-    Install(StagedSnapshot, InstallDone),
+    Install(Box<StagedSnapshot>, InstallDone),
     Finish(RangeId),
     Discard(PathBuf),
 }
@@ -121,7 +121,7 @@ impl Snapshots for SnapshotWorker {
     }
 
     fn install(&self, staged: StagedSnapshot, done: InstallDone) {
-        if let Err(Job::Install(_, done)) = self.job(Job::Install(staged, done)) {
+        if let Err(Job::Install(_, done)) = self.job(Job::Install(Box::new(staged), done)) {
             done(Err("the node is stopping".to_owned()));
         }
     }

@@ -30,8 +30,7 @@ const TWO: NodeId = NodeId(2);
 
 pub(super) fn append_of(size: usize) -> Outbound {
     let mut message = message(MessageType::MsgAppend, 1);
-    let mut entry = Entry::default();
-    entry.data = vec![7; size].into();
+    let entry = Entry { data: vec![7; size].into(), ..Entry::default() };
     message.mut_entries().push(entry);
     outbound(message)
 }
