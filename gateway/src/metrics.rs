@@ -146,8 +146,8 @@ impl Metrics {
             ),
             range_pages: counter("rangedb_gateway_range_pages_total", "Pages of range reads sent."),
             recent_timestamp: gauge(
-                "rangedb_gateway_recent_timestamp_milliseconds",
-                "Physical part of the newest timestamp known, milliseconds since 1970.",
+                "rangedb_gateway_recent_timestamp_seconds",
+                "Physical part of the newest timestamp known, seconds since 1970.",
             ),
         }
     }
@@ -225,7 +225,7 @@ mod tests {
             "rangedb_gateway_pipeline_operations_total",
             "rangedb_gateway_pipeline_streams",
             "rangedb_gateway_range_pages_total",
-            "rangedb_gateway_recent_timestamp_milliseconds",
+            "rangedb_gateway_recent_timestamp_seconds",
             "rangedb_gateway_request_duration_seconds",
             "rangedb_gateway_requests_total",
             "rangedb_gateway_retries_total",

@@ -105,8 +105,9 @@ pub async fn keep_timestamp_recent(dispatcher: Arc<Dispatcher>, cancel: Cancella
         let deadline = Instant::now() + TIMESTAMP_TIMEOUT;
         match dispatcher.timestamps.get(deadline).await {
             Ok(timestamp) => {
-                let physical_ms = i64::try_from(timestamp.physical_ms()).unwrap_or(i64::MAX);
-                dispatcher.metrics.recent_timestamp.set(physical_ms);
+                let seconds = timestamp.physical_ms() / 1000;
+                let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
+                dispatcher.metrics.recent_timestamp.set(seconds);
             }
             Err(error) => tracing::debug!(%error, "no timestamp"),
         }

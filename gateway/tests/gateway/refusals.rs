@@ -18,6 +18,7 @@ fn field(status: &Status) -> String {
     }
 }
 
+// tidy: long because it is one table of refusals.
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_requests_get_canonical_codes_and_fields() {
     let fake = Fake::start(1).await;

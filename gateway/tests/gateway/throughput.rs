@@ -1,6 +1,7 @@
 //! What the gateway itself costs: a fake node that answers at once, and the client, all on the same
-//! cores. Not a test of speed; run it by hand:
-//! `cargo test --release -p rangedb-gateway --test gateway throughput -- --ignored --nocapture`
+//! cores. A short run is a test that nothing fails under load; for figures, run it longer in the
+//! release profile: `RANGEDB_MEASURE_MS=3000 cargo test --release -p rangedb-gateway --test gateway
+//! throughput -- --nocapture`
 
 use crate::fake::{Fake, client};
 use futures::future::join_all;
@@ -9,7 +10,7 @@ use std::future::Future;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-const SECONDS: Duration = Duration::from_secs(3);
+const SMOKE_MS: u64 = 60;
 const VALUE_BYTES: usize = 256;
 const KEYS: usize = 10_000;
 
@@ -19,12 +20,14 @@ where
     F: Fn(usize) -> A + Clone + Send + 'static,
     A: Future<Output = ()> + Send,
 {
+    let millis = std::env::var("RANGEDB_MEASURE_MS").ok().and_then(|text| text.parse().ok());
+    let length = Duration::from_millis(millis.unwrap_or(SMOKE_MS));
     let began = Instant::now();
     let tasks = (0..clients).map(|worker| {
         let operation = operation.clone();
         tokio::spawn(async move {
             let mut count = 0_usize;
-            while began.elapsed() < SECONDS {
+            while began.elapsed() < length {
                 operation(worker * 7919 + count).await;
                 count += 1;
             }
@@ -79,7 +82,6 @@ async fn unary(client: &Client, clients: usize) -> (f64, f64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "measures; run by hand in the release profile"]
 async fn throughput_with_a_fake_node() {
     let fake = Fake::start(1).await;
     let server = fake.gateway(fake.settings()).await;
