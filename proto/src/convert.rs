@@ -1,7 +1,9 @@
 //! Conversions between wire types and domain types.
 
 use crate::internal::v1 as wire;
-use rangedb_types::{Epoch, NodeId, RangeDescriptor, RangeId, Replica, ReplicaId, ReplicaRole, Span};
+use rangedb_types::{
+    Epoch, NodeId, RangeDescriptor, RangeId, Replica, ReplicaId, ReplicaRole, Span,
+};
 
 /// A message that lacks something it must have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,11 +102,7 @@ impl TryFrom<&wire::RangeDescriptor> for RangeDescriptor {
             span: Span::new(range.start.to_vec(), range.end.to_vec())
                 .map_err(|_| Malformed("range bounds in the wrong order"))?,
             epoch: range.epoch.ok_or(Malformed("range without an epoch"))?.into(),
-            replicas: range
-                .replicas
-                .iter()
-                .map(Replica::try_from)
-                .collect::<Result<_, _>>()?,
+            replicas: range.replicas.iter().map(Replica::try_from).collect::<Result<_, _>>()?,
         })
     }
 }

@@ -16,8 +16,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 use tracing::{debug, warn};
 
-/// Fetches under way at once: enough to hide the round trip, few enough that batches stay large.
-const FETCHES_MAX: usize = 4;
+/// Fetches under way at once. Each costs placement a quorum round: one at a time makes the batches
+/// large under load, where the rounds are what limits writes.
+const FETCHES_MAX: usize = 1;
 /// Most timestamps asked for at once.
 const BATCH_MAX: usize = 10_000;
 /// A fetch older than this means that the stream is dead.

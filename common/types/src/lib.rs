@@ -10,8 +10,8 @@ pub mod epoch;
 pub mod ids;
 pub mod key;
 pub mod limits;
-pub mod range;
 pub mod random;
+pub mod range;
 pub mod timestamp;
 
 pub use clock::{ManualClock, MonotonicClock, MonotonicTime, SystemClock, WallClock};

@@ -29,7 +29,9 @@ pub enum LimitError {
     KeyTooLong(usize),
     #[error("the value has {0} bytes; a value has at most {VALUE_BYTES_MAX} bytes")]
     ValueTooLong(usize),
-    #[error("keys that begin with `_/` belong to the system; use `rangedb-cli admin meta` to read them")]
+    #[error(
+        "keys that begin with `_/` belong to the system; use `rangedb-cli admin meta` to read them"
+    )]
     SystemKey,
 }
 

@@ -250,6 +250,7 @@ impl Timestamps for FakeOracle {
     fn get(&self, deadline: Instant) -> BoxFuture<'_, Result<Timestamp, Refusal>> {
         async move {
             if self.away.load(Ordering::SeqCst) {
+                // tidy: an oracle that is away answers nobody before the deadline.
                 tokio::time::sleep_until(deadline).await;
                 return Err(Refusal::NoTimestamp("away".to_owned()));
             }

@@ -180,10 +180,14 @@ impl Replica {
     }
 
     /// Followers that hold (nearly) all of the log. Empty unless this replica leads.
+    ///
+    /// A follower that a snapshot brought to the very end of the log stays in the probing state
+    /// until the next entry, which in an idle range never comes: what it acknowledged counts.
     #[must_use]
     pub fn caught_up(&self) -> Vec<ReplicaId> {
         self.peers(|_, progress, last| {
-            progress.state == raft::ProgressState::Replicate
+            progress.state != raft::ProgressState::Snapshot
+                && progress.matched > 0
                 && progress.matched + CAUGHT_UP_LAG_MAX >= last
         })
     }

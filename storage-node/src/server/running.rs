@@ -8,10 +8,13 @@ use crate::read::{self, ReadPool, Reader};
 use crate::service::{self, DataPlane, NodeService};
 use crate::snapshot::{self, SnapshotInbox, SnapshotOptions, SnapshotWorker};
 use crate::store::{Store, StoreOptions};
-use crate::transport::{AddressBook, Identity, Outbox, raft_transport_service};
+use crate::transport::{
+    AddressBook, Identity, Outbox, RaftTransportService, raft_transport_service,
+};
 use crate::write::{self, Writer};
 use rangedb_placement_client::TimestampClient;
 use rangedb_proto::internal::v1::node_server::NodeServer;
+use rangedb_proto::internal::v1::raft_transport_server::RaftTransportServer;
 use rangedb_service::{Health, grpc};
 use rangedb_types::SystemClock;
 use std::sync::Arc;
@@ -98,17 +101,10 @@ pub(super) async fn bring_up(
 
     let (reporter, health_service) = tonic_health::server::health_reporter();
     let grpc_stop = CancellationToken::new();
-    let inbox = Arc::new(SnapshotInbox::new(
-        links.identity,
-        opened.data_dir.join(SNAPSHOT_DIR),
-        context.settings.snapshots.clone(),
-        Arc::new(store.clone()),
-    ));
+    let raft = raft_service(context, &opened, &links, &store, &grpc_stop);
     let node = NodeServer::new(NodeService::new(data, store.clone()))
         .max_decoding_message_size(grpc::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(grpc::MESSAGE_BYTES_MAX);
-    let raft =
-        raft_transport_service(links.identity, Arc::new(store.clone()), inbox, grpc_stop.clone());
     let serving = grpc::server_builder()
         .add_service(node)
         .add_service(raft)
@@ -142,6 +138,23 @@ pub(super) async fn bring_up(
         grpc: Some(grpc),
         grpc_stop,
     })
+}
+
+/// What other nodes call: Raft messages and snapshots.
+fn raft_service(
+    context: &Context,
+    opened: &Opened,
+    links: &Links,
+    store: &Store,
+    stop: &CancellationToken,
+) -> RaftTransportServer<RaftTransportService> {
+    let inbox = Arc::new(SnapshotInbox::new(
+        links.identity,
+        opened.data_dir.join(SNAPSHOT_DIR),
+        context.settings.snapshots.clone(),
+        Arc::new(store.clone()),
+    ));
+    raft_transport_service(links.identity, Arc::new(store.clone()), inbox, stop.clone())
 }
 
 fn links(context: &Context, opened: &Opened) -> Result<Links, StartError> {

@@ -216,8 +216,9 @@ impl ReplicaHandle {
     }
 
     /// A sequence lock over fences and range tombstones: odd while such a write is being applied.
-    /// Take the engine snapshot first, then read this; if it is odd, or differs from that of your
-    /// cached sets, load them from your snapshot (and cache them only if it is even).
+    /// Read it before and after the engine snapshot is taken. Cached sets of the generation read
+    /// after may be used with that snapshot; sets loaded from it may be cached if both readings are
+    /// the same and even.
     #[must_use]
     pub fn special_generation(&self) -> u64 {
         self.special_generation.load(Ordering::SeqCst)

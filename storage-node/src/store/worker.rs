@@ -22,6 +22,11 @@ const INBOX_TASKS_MAX: usize = 100_000;
 /// Tasks taken before the ready work is collected.
 const DRAIN_MAX: usize = 16_384;
 
+/// Below this many tasks in a pass, others get a turn of the processor before the log is written…
+const GATHER_TASKS: usize = 256;
+/// …this many times a pass.
+const GATHER_YIELDS: u32 = 3;
+
 /// What was applied to one range.
 pub struct AppliedNotice {
     pub range_id: RangeId,
@@ -143,7 +148,7 @@ impl Worker {
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => return Ok(false),
         };
-        let mut taken = 0;
+        let (mut taken, mut gathered) = (0, 0);
         while let Some(task) = next {
             self.sender.waiting.fetch_sub(1, Ordering::Relaxed);
             if matches!(task, Task::Stop) {
@@ -152,6 +157,12 @@ impl Worker {
             self.take(task)?;
             taken += 1;
             next = if taken < DRAIN_MAX { self.inbox.try_recv().ok() } else { None };
+            if next.is_none() && taken < GATHER_TASKS && gathered < GATHER_YIELDS {
+                // Whoever is about to ask gets its turn first: its work then shares this fsync.
+                gathered += 1;
+                std::thread::yield_now();
+                next = self.inbox.try_recv().ok();
+            }
         }
         self.shared.metrics.inbox_drained.observe(taken as f64);
         Ok(true)
