@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use futures::TryStreamExt as _;
 use futures::future::try_join_all;
 use rangedb_client::{Client, Condition, Error, RangeQuery, Version, WriteId};
+use rangedb_tests::logs::PEER_LOST;
 use rangedb_tests::{Processes, Shape, admin};
 
 const KEYS: usize = 300;
@@ -39,7 +40,7 @@ async fn eight_processes_serve_everything_and_keep_it_over_a_restart() -> Result
     let version = client.put("after", "the restart").await?;
     ensure!(versions.iter().all(|old| *old < version), "time went back");
     ensure!(admin::consistent(&client).await? == 3, "three replicas");
-    cluster.finish(&[]).await
+    cluster.finish(PEER_LOST).await
 }
 
 fn key(number: usize) -> String {

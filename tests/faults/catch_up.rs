@@ -1,6 +1,7 @@
 //! A node that was away for longer than the leader's log reaches comes back by a snapshot.
 
 use anyhow::{Result, ensure};
+use rangedb_tests::logs::PEER_LOST;
 use rangedb_tests::workload::{Plan, percentile_ms};
 use rangedb_tests::{Processes, Shape, Workload, admin, full, http, seed, wait};
 use std::time::{Duration, Instant};
@@ -16,7 +17,6 @@ const CATCH_UP_LIMIT: Duration = Duration::from_secs(60);
 const PAUSE_LIMIT: Duration = Duration::from_secs(1);
 const CALM: Duration = Duration::from_secs(3);
 const INSTALLED: &str = "rangedb_snapshot_installed_total";
-const EXPECTED: [&str; 0] = [];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_was_away_catches_up_by_snapshot_and_nobody_waits() -> Result<()> {
@@ -76,5 +76,5 @@ async fn a_node_that_was_away_catches_up_by_snapshot_and_nobody_waits() -> Resul
         percentile_ms(&during, 9900),
     );
     ensure!(pause <= PAUSE_LIMIT, "writes paused for {pause:?}");
-    cluster.finish(&EXPECTED).await
+    cluster.finish(PEER_LOST).await
 }

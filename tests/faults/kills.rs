@@ -1,6 +1,7 @@
 //! Every process is killed in its turn, under constant writes.
 
 use anyhow::{Context as _, Result, ensure};
+use rangedb_tests::logs::PEER_LOST;
 use rangedb_tests::processes::Part;
 use rangedb_tests::workload::{Plan, summary};
 use rangedb_tests::{Processes, Shape, Workload, admin, rounds, seed, wait};
@@ -12,8 +13,6 @@ const RESUME_LIMIT: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Every round begins with a healthy cluster that has served for this long.
 const CALM: Duration = Duration::from_millis(500);
-/// What a peer that vanishes makes others say.
-const EXPECTED: [&str; 0] = [];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_acknowledged_write_is_lost_when_each_process_is_killed_in_turn() -> Result<()> {
@@ -44,7 +43,7 @@ async fn no_acknowledged_write_is_lost_when_each_process_is_killed_in_turn() -> 
     println!("{}", summary("writes resumed after a kill", &durations));
     let slow: Vec<_> = times.iter().filter(|(_, time)| *time > RESUME_LIMIT).collect();
     ensure!(slow.is_empty(), "writes did not resume in {RESUME_LIMIT:?}: {slow:?}");
-    cluster.finish(&EXPECTED).await
+    cluster.finish(PEER_LOST).await
 }
 
 /// The leaders of ranges and of placement are killed as often as anybody, whoever they are.
@@ -81,5 +80,5 @@ async fn a_gateway_killed_in_the_middle_of_a_stream_loses_nothing() -> Result<()
     println!("{:?}", judgement.verify(&cluster.client().await?).await?);
     println!("{}", summary("streams resumed after a gateway was killed", &times));
     ensure!(times.iter().all(|time| *time <= RESUME_LIMIT), "{times:?}");
-    cluster.finish(&EXPECTED).await
+    cluster.finish(PEER_LOST).await
 }

@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use rangedb_client::{Options, RetryAdvice};
+use rangedb_tests::logs::PEER_LOST;
 use rangedb_tests::workload::{Plan, summary};
 use rangedb_tests::{Processes, Shape, Workload, admin, rounds, seed, wait};
 use std::time::{Duration, Instant};
@@ -13,7 +14,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const CALM: Duration = Duration::from_secs(1);
 /// A read while placement is away may take this long.
 const READ_LIMIT: Duration = Duration::from_millis(1000);
-const EXPECTED: [&str; 0] = [];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn time_never_goes_back_when_placements_leader_is_killed() -> Result<()> {
@@ -47,7 +47,7 @@ async fn time_never_goes_back_when_placements_leader_is_killed() -> Result<()> {
     println!("{}", summary("reads meanwhile", &reads));
     ensure!(times.iter().all(|time| *time <= RESUME_LIMIT), "{times:?}");
     ensure!(reads.iter().all(|time| *time <= READ_LIMIT), "{reads:?}");
-    cluster.finish(&EXPECTED).await
+    cluster.finish(PEER_LOST).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,5 +95,5 @@ async fn reads_go_on_and_writes_wait_while_all_of_placement_is_down() -> Result<
     ensure!(reads.iter().all(|time| *time <= READ_LIMIT), "{reads:?}");
     let judgement = workload.stop().await?;
     println!("{:?}", judgement.verify(&client).await?);
-    cluster.finish(&EXPECTED).await
+    cluster.finish(PEER_LOST).await
 }

@@ -1,6 +1,7 @@
 //! A cluster inside this process, whose storage nodes write their Raft logs to disks that tests can
 //! cut off.
 
+use crate::logs::Threshold;
 use crate::{admin, logs, ports, wait};
 use anyhow::{Context as _, Result, bail, ensure};
 use rangedb_client::Client;
@@ -11,10 +12,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
+use tokio::sync::{Mutex, MutexGuard};
 
 const READY_LIMIT: Duration = Duration::from_secs(60);
 /// Where a storage node keeps its data engine, beside the Raft log.
 const ENGINE_FOLDER: &str = "engine";
+
+/// One at a time in a process: they share its metrics, its log and its two processors.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
 /// A storage node that may run, and its disk.
 pub struct Node {
@@ -30,6 +35,7 @@ pub struct InProcess {
     placement: Vec<rangedb_placement::Server>,
     pub nodes: Vec<Node>,
     gateways: Vec<rangedb_gateway::Server>,
+    _turn: MutexGuard<'static, ()>,
 }
 
 impl InProcess {
@@ -38,10 +44,16 @@ impl InProcess {
     /// # Errors
     /// A part that does not start.
     pub async fn start(placement: usize, nodes: usize, gateways: usize) -> Result<Self> {
-        logs::Collected::get();
+        let turn = ONE_AT_A_TIME.lock().await;
+        logs::Collected::get().clear();
         let folder = tempfile::Builder::new().prefix("rangedb-test-").tempdir()?;
-        let mut cluster =
-            Self { folder, placement: Vec::new(), nodes: Vec::new(), gateways: Vec::new() };
+        let mut cluster = Self {
+            folder,
+            placement: Vec::new(),
+            nodes: Vec::new(),
+            gateways: Vec::new(),
+            _turn: turn,
+        };
         let peers = (1..=placement)
             .map(|id| Ok(format!("{id}={}", ports::free_address()?)))
             .collect::<Result<Vec<_>>>()?;
@@ -189,11 +201,13 @@ impl InProcess {
         Ok(())
     }
 
-    /// Stops everything; a WARN or ERROR that contains none of `allowed` fails.
+    /// Judges what was logged (a WARN or ERROR that contains none of `allowed` fails), then stops
+    /// everything, without an ERROR.
     ///
     /// # Errors
     /// What was found.
     pub async fn finish(self, allowed: &[&str]) -> Result<()> {
+        judge_logs(Threshold::Warn, allowed)?;
         for gateway in self.gateways {
             gateway.shutdown().await?;
         }
@@ -203,10 +217,14 @@ impl InProcess {
         for member in self.placement {
             member.shutdown().await?;
         }
-        let trouble = logs::Collected::get().trouble(allowed);
-        ensure!(trouble.is_empty(), "unexpected in the logs:\n{}", trouble.join("\n"));
-        Ok(())
+        judge_logs(Threshold::Error, allowed)
     }
+}
+
+fn judge_logs(threshold: Threshold, allowed: &[&str]) -> Result<()> {
+    let trouble = logs::Collected::get().trouble(threshold, allowed);
+    ensure!(trouble.is_empty(), "unexpected in the logs:\n{}", trouble.join("\n"));
+    Ok(())
 }
 
 impl Node {

@@ -9,21 +9,53 @@ use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
+/// What processes say, rightly, when another one is killed or stopped.
+pub const PEER_LOST: &[&str] = &[
+    "lost the stream to a storage node",
+    "no longer ready to serve",
+    "cannot send raft messages",
+    "a snapshot was not sent",
+    // The torn end of a log whose process was killed is normal.
+    "Truncating log file due to broken batch",
+    // openraft tells of every connection that it cannot make.
+    r#""target":"openraft"#,
+];
+
+/// What is said in healthy clusters too: openraft warns of votes that come late at an election.
+const HARMLESS: &[&str] = &["A message will be ignored because vote changed"];
+
+/// How much is trouble.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Threshold {
+    Warn,
+    /// While a cluster stops, its parts lose each other one by one: warnings mean nothing.
+    Error,
+}
+
 /// The lines of a JSON log that are trouble, without those that contain one of `allowed`.
 ///
 /// # Errors
 /// The file cannot be read.
-pub fn trouble(log: &Path, allowed: &[&str]) -> Result<Vec<String>> {
+pub fn trouble(log: &Path, threshold: Threshold, allowed: &[&str]) -> Result<Vec<String>> {
     let text = std::fs::read_to_string(log).with_context(|| log.display().to_string())?;
-    Ok(text.lines().filter(|line| is_trouble(line, allowed)).map(str::to_owned).collect())
+    let found = text.lines().filter(|line| is_trouble(line, threshold, allowed));
+    Ok(found.map(str::to_owned).collect())
 }
 
-fn is_trouble(line: &str, allowed: &[&str]) -> bool {
+fn is_trouble(line: &str, threshold: Threshold, allowed: &[&str]) -> bool {
     let quiet = match serde_json::from_str::<serde_json::Value>(line) {
-        Ok(entry) => !matches!(entry["level"].as_str(), Some("WARN" | "ERROR") | None),
+        Ok(entry) => match entry["level"].as_str() {
+            Some("WARN") => threshold == Threshold::Error,
+            Some("ERROR") | None => false,
+            Some(_) => true,
+        },
         Err(_) => line.trim().is_empty(),
     };
-    !quiet && !allowed.iter().any(|words| line.contains(words))
+    !quiet && !is_allowed(line, allowed)
+}
+
+fn is_allowed(line: &str, allowed: &[&str]) -> bool {
+    HARMLESS.iter().chain(allowed).any(|words| line.contains(words))
 }
 
 /// WARN and ERROR events of this process, for clusters inside it.
@@ -50,12 +82,18 @@ impl Collected {
         })
     }
 
+    /// Forgets what was collected, for the next cluster of this process.
+    pub fn clear(&self) {
+        self.lines.lock().clear();
+    }
+
     /// What was collected so far, without what contains one of `allowed`.
     #[must_use]
-    pub fn trouble(&self, allowed: &[&str]) -> Vec<String> {
+    pub fn trouble(&self, threshold: Threshold, allowed: &[&str]) -> Vec<String> {
         let lines = self.lines.lock();
-        let unexpected = |line: &&String| !allowed.iter().any(|words| line.contains(words));
-        lines.iter().filter(unexpected).cloned().collect()
+        let loud = |line: &&String| threshold == Threshold::Warn || line.starts_with("ERROR");
+        let found = lines.iter().filter(loud).filter(|line| !is_allowed(line, allowed));
+        found.cloned().collect()
     }
 }
 
@@ -84,10 +122,13 @@ mod tests {
 
     #[test]
     fn warnings_and_panics_are_trouble_and_news_is_not() {
-        assert!(!is_trouble(r#"{"level":"INFO","message":"became leader"}"#, &[]));
-        assert!(is_trouble(r#"{"level":"WARN","message":"slow disk"}"#, &[]));
-        assert!(!is_trouble(r#"{"level":"WARN","message":"slow disk"}"#, &["slow disk"]));
-        assert!(is_trouble("thread 'main' panicked at src/main.rs", &[]));
-        assert!(!is_trouble("", &[]));
+        let trouble = |line: &str, allowed: &[&str]| is_trouble(line, Threshold::Warn, allowed);
+        assert!(!trouble(r#"{"level":"INFO","message":"became leader"}"#, &[]));
+        assert!(trouble(r#"{"level":"WARN","message":"slow disk"}"#, &[]));
+        assert!(!trouble(r#"{"level":"WARN","message":"slow disk"}"#, &["slow disk"]));
+        assert!(trouble("thread 'main' panicked at src/main.rs", &[]));
+        assert!(!trouble("", &[]));
+        assert!(!is_trouble(r#"{"level":"WARN"}"#, Threshold::Error, &[]));
+        assert!(is_trouble(r#"{"level":"ERROR"}"#, Threshold::Error, &[]));
     }
 }

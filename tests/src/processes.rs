@@ -1,6 +1,7 @@
 //! A cluster of real processes on loopback, which can be killed.
 
 use crate::child::Child;
+use crate::logs::Threshold;
 use crate::{admin, http, logs, ports, wait};
 use anyhow::{Context as _, Result, ensure};
 use rangedb_client::{Client, Options};
@@ -271,27 +272,33 @@ impl Processes {
         Ok(Client::connect_with([endpoint], Options::default()).await?)
     }
 
-    /// Stops everything that runs (each must exit with 0) and looks into the logs: a WARN or ERROR
-    /// that contains none of `allowed` fails.
+    /// Judges the logs (a WARN or ERROR that contains none of `allowed` fails), then stops
+    /// everything that runs; each must exit with 0, without an ERROR.
     ///
     /// # Errors
     /// What was found.
     pub async fn finish(mut self, allowed: &[&str]) -> Result<()> {
+        self.judge_logs(Threshold::Warn, allowed)?;
         let started = self.gateways.iter_mut().chain(&mut self.nodes).chain(&mut self.placement);
         for part in started.filter(|part| part.is_started()) {
             part.stop().await?;
         }
-        let trouble = self.trouble(allowed)?;
-        ensure!(trouble.is_empty(), "unexpected in the logs:\n{}", trouble.join("\n"));
+        self.judge_logs(Threshold::Error, allowed)?;
         self.finished = true;
         Ok(())
     }
 
-    fn trouble(&mut self, allowed: &[&str]) -> Result<Vec<String>> {
+    fn judge_logs(&mut self, threshold: Threshold, allowed: &[&str]) -> Result<()> {
+        let trouble = self.trouble(threshold, allowed)?;
+        ensure!(trouble.is_empty(), "unexpected in the logs:\n{}", trouble.join("\n"));
+        Ok(())
+    }
+
+    fn trouble(&mut self, threshold: Threshold, allowed: &[&str]) -> Result<Vec<String>> {
         let mut found = Vec::new();
         for part in self.parts().filter(|part| part.log.exists()) {
             let name = part.name();
-            let lines = logs::trouble(&part.log, allowed)?;
+            let lines = logs::trouble(&part.log, threshold, allowed)?;
             found.extend(lines.into_iter().map(|line| format!("{name}: {line}")));
         }
         Ok(found)
@@ -303,7 +310,7 @@ impl Drop for Processes {
         if self.finished {
             return;
         }
-        if let Ok(trouble) = self.trouble(&[]) {
+        if let Ok(trouble) = self.trouble(Threshold::Warn, &[]) {
             eprintln!("trouble in the logs:\n{}", trouble.join("\n"));
         }
         if let Some(folder) = self.folder.take() {
