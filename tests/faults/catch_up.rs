@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 const WRITES: usize = 20_000;
 const WRITES_FULL: usize = 200_000;
 const WRITES_LIMIT: Duration = Duration::from_secs(600);
-/// The leader keeps no more than this for those that are away.
-const RETAIN_ENTRIES: usize = 2_000;
+/// The leader keeps no more than this for those that are away. (An entry holds many writes.)
+const NODE_SETTINGS: &str = "raft_retain = \"1MiB\"\nraft_retain_entries = 300\n";
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(60);
 /// The longest time without any acknowledged write.
 const PAUSE_LIMIT: Duration = Duration::from_secs(1);
@@ -20,10 +20,7 @@ const INSTALLED: &str = "rangedb_snapshot_installed_total";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_was_away_catches_up_by_snapshot_and_nobody_waits() -> Result<()> {
-    let shape = Shape {
-        node_settings: format!("raft_retain_entries = {RETAIN_ENTRIES}\n"),
-        ..Shape::default()
-    };
+    let shape = Shape { node_settings: NODE_SETTINGS.to_owned(), ..Shape::default() };
     let mut cluster = Processes::start(shape).await?;
     cluster.replicated().await?;
     let client = cluster.client().await?;
