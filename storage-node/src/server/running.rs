@@ -63,6 +63,7 @@ struct Links {
 }
 
 /// Starts everything. The folder holds the node's id by now.
+// tidy: long because it is one list: which part is started after which.
 pub(super) async fn bring_up(
     context: &Context,
     opened: Opened,
