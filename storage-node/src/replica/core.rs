@@ -96,7 +96,10 @@ impl Replica {
         let config = options.raft_config(replica_id, applied.index);
         // Batched appends stay off: raft-rs 0.7 adds entries to a queued append that has none without
         // looking at its previous index, so that followers acknowledge entries they do not hold.
-        let node = RawNode::new(&config, storage, logger)?;
+        let mut node = RawNode::new(&config, storage, logger)?;
+        // Followers learn of a commit with the next append, or with the next round (two ticks): a
+        // message of its own would cost each of them a pass and a log write for nothing.
+        node.skip_bcast_commit(true);
         Ok(Self {
             replica_id,
             node,

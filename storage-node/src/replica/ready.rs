@@ -87,7 +87,10 @@ impl Replica {
             in_flight.entries = entries;
             effects.install = Some(position);
         } else {
-            self.log_changes(entries, in_flight.hard_state.as_ref(), &mut effects.log);
+            // A new commit index alone is not worth a write: after a restart it follows from what is
+            // applied, and from the leader.
+            let state = in_flight.hard_state.as_ref().filter(|_| effects.must_sync);
+            self.log_changes(entries, state, &mut effects.log);
         }
         self.in_flight = Some(in_flight);
         Some(effects)
