@@ -5,8 +5,11 @@ use anyhow::{Context as _, Result, ensure};
 use rangedb_tests::child::{self, refused};
 use rangedb_tests::in_process::copy_folder;
 use rangedb_tests::logs::PEER_LOST;
-use rangedb_tests::{Part, Processes, Shape, ports};
+use rangedb_tests::{Part, Processes, Shape, ports, wait};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const FILES_LIMIT: Duration = Duration::from_secs(30);
 
 const SERVERS: [&str; 3] = ["rangedb-placement", "rangedb-storage-node", "rangedb-gateway"];
 const SMALL: Shape = Shape { placement: 1, nodes: 1, gateways: 1, node_settings: String::new() };
@@ -152,6 +155,13 @@ async fn damaged_files_are_named_and_nothing_is_served_from_them() -> Result<()>
     let pipeline = client.pipeline();
     let writes = (0..2000).map(|number| pipeline.put(format!("key/{number}"), vec![3; 4096]));
     futures::future::try_join_all(writes).await?;
+    // The engine writes files behind the writes, and a stop does not wait for it.
+    let folder = cluster.nodes[0].data_dir.clone();
+    wait::until("data went to files", FILES_LIMIT, async || {
+        ensure!(!files_of(&folder, ".sst")?.is_empty(), "no file yet");
+        Ok(())
+    })
+    .await?;
     for part in cluster.parts() {
         part.stop().await?;
     }
