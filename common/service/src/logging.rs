@@ -14,8 +14,9 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 
 /// What is logged unless a filter says otherwise: our own news, and only trouble from libraries.
+/// openraft calls every time-out of a peer an error; what ends a member is logged by placement itself.
 pub const DEFAULT_FILTER: &str =
-    "info,openraft=warn,h2=warn,hyper=warn,tonic=warn,tower=warn,opentelemetry=warn";
+    "info,openraft=off,h2=warn,hyper=warn,tonic=warn,tower=warn,opentelemetry=warn";
 
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
