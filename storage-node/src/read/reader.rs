@@ -18,6 +18,8 @@ use tokio_util::task::TaskTracker;
 /// Keys that one job of the pool reads, unless a single request asks for more: a job that is too
 /// long keeps others waiting.
 const KEYS_PER_JOB_MAX: usize = 256;
+/// Keys looked up at once for one request, so that their values fit in memory.
+const KEYS_PER_LOOK: usize = 16;
 /// Bytes of values that one answer may hold; the rest of a message is for its frame and for what
 /// shares it.
 const ANSWER_BYTES_MAX: usize = MESSAGE_BYTES_MAX - (4 << 20);
@@ -346,16 +348,49 @@ fn values(view: &View, keys: &[Bytes], read_version: Timestamp) -> GetResult {
     }
     let mut answer = Vec::with_capacity(keys.len());
     let mut bytes = 0;
-    for keys in keys.chunks(KEYS_PER_JOB_MAX) {
+    for keys in keys.chunks(KEYS_PER_LOOK) {
         let keys: Vec<&[u8]> = keys.iter().map(Bytes::as_ref).collect();
         let values = rangedb_mvcc::multi_get(&*view.snapshot, tombstones, &keys, read_version)?;
-        bytes += values.iter().flatten().map(|value| value.bytes.len()).sum::<usize>();
-        if bytes > ANSWER_BYTES_MAX {
-            let words =
-                format!("the values have more than {ANSWER_BYTES_MAX} bytes; ask for fewer keys");
-            return Err(Refusal::Invalid(words));
+        if !add_within_limit(&mut answer, values, &mut bytes) {
+            break;
         }
-        answer.extend(values);
     }
     Ok(answer)
+}
+
+/// Adds values until the answer is full; it holds at least one, however large. False once it is full:
+/// the gateway asks again for the keys that are missing at its end.
+fn add_within_limit(
+    answer: &mut Vec<Option<Value>>,
+    values: Vec<Option<Value>>,
+    bytes: &mut usize,
+) -> bool {
+    for value in values {
+        *bytes += value.as_ref().map_or(0, |value| value.bytes.len());
+        if *bytes > ANSWER_BYTES_MAX && !answer.is_empty() {
+            return false;
+        }
+        answer.push(value);
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_cut_at_its_limit_and_holds_at_least_one_value() {
+        let value =
+            |len: usize| Some(Value { bytes: Bytes::from(vec![0; len]), version: Timestamp(1) });
+        let (mut answer, mut bytes) = (Vec::new(), 0);
+        assert!(add_within_limit(&mut answer, vec![value(ANSWER_BYTES_MAX + 1)], &mut bytes));
+        assert!(!add_within_limit(&mut answer, vec![value(1), None], &mut bytes));
+        assert_eq!(answer.len(), 1);
+        let (mut answer, mut bytes) = (Vec::new(), 0);
+        let half = ANSWER_BYTES_MAX / 2;
+        let values = vec![value(half), None, value(half), value(1), None];
+        assert!(!add_within_limit(&mut answer, values, &mut bytes));
+        assert_eq!(answer.len(), 3);
+    }
 }
