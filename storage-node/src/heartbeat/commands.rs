@@ -91,6 +91,10 @@ impl Orders {
                 (self.addresses)(nodes.map(|node| (NodeId(node.node_id), node.address)).collect());
                 Ok(None)
             }
+            Command::SplitRange(_) | Command::MergeRanges(_) | Command::AbortMerge(_) => {
+                tracing::warn!("placement sent a command that this version cannot carry out");
+                Ok(None)
+            }
             // Registration is answered before the conversation begins.
             Command::Registered(_) => Ok(None),
         };

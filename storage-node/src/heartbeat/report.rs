@@ -53,6 +53,7 @@ fn report(status: &ReplicaStatus, measured: &Measured) -> RangeReport {
         caught_up_replica_ids: ids(&status.caught_up),
         down_replica_ids: ids(&status.down),
         applied_index: status.applied_index,
+        ..RangeReport::default()
     }
 }
 
