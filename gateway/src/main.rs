@@ -41,7 +41,7 @@ fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(error) => return process::failed(&error),
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match process::runtime(settings.async_threads) {
         Ok(runtime) => runtime,
         Err(error) => return process::failed(&error),
     };

@@ -40,6 +40,8 @@ pub struct Settings {
     pub routes_max: usize,
     /// Size of a page of a range read.
     pub page_bytes: Bytes,
+    /// Threads that serve the network; 0 means half of the machine's processors.
+    pub async_threads: usize,
     pub log: LogSettings,
 }
 
@@ -60,6 +62,7 @@ impl Default for Settings {
             pipeline_bytes_max: Bytes(32 << 20),
             routes_max: 100_000,
             page_bytes: Bytes(1 << 20),
+            async_threads: 0,
             log: LogSettings::default(),
         }
     }

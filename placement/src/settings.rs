@@ -30,6 +30,8 @@ pub struct Settings {
     pub heartbeat_interval: Period,
     pub election_timeout_min: Period,
     pub election_timeout_max: Period,
+    /// Threads that serve the network; 0 means half of the machine's processors.
+    pub async_threads: usize,
     pub log: LogSettings,
 }
 
@@ -46,6 +48,7 @@ impl Default for Settings {
             heartbeat_interval: Period(tuning.heartbeat),
             election_timeout_min: Period(tuning.election_timeout_min),
             election_timeout_max: Period(tuning.election_timeout_max),
+            async_threads: 0,
             log: LogSettings::default(),
         }
     }

@@ -53,6 +53,8 @@ pub struct Settings {
     pub raft_log: RaftLogSettings,
     pub snapshots: SnapshotSettings,
     pub transport: TransportSettings,
+    /// Threads that serve the network; 0 means half of the machine's processors.
+    pub async_threads: usize,
     pub log: LogSettings,
 }
 
@@ -81,6 +83,7 @@ impl Default for Settings {
             raft_log: RaftLogSettings::default(),
             snapshots: SnapshotSettings::default(),
             transport: TransportSettings::default(),
+            async_threads: 0,
             log: LogSettings::default(),
         }
     }

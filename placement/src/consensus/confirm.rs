@@ -6,7 +6,8 @@ use super::Term;
 use super::core::Core;
 use super::error::LeadershipError;
 use super::metrics::ROUNDS;
-use super::types::Vote;
+use super::types::{EffectiveMembership, Vote};
+use super::witness::{Testimony, Witnesses};
 use openraft::error::{CheckIsLeaderError, RaftError};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
@@ -33,7 +34,7 @@ impl Confirmer {
     }
 
     /// Confirms that this member leads at some moment after the call, and that it has applied
-    /// everything that was committed before the call. Returns the term it leads in.
+    /// everything that was answered to anybody before the call. Returns the term it leads in.
     pub(super) async fn confirm(&self, deadline: Instant) -> Result<Term, LeadershipError> {
         loop {
             let (answer, answered) = oneshot::channel();
@@ -53,6 +54,7 @@ impl Confirmer {
 
 async fn run(core: Arc<Core>, mut queue: mpsc::Receiver<Waiter>, cancel: CancellationToken) {
     let mut waiting = Vec::new();
+    let mut rounds = Rounds { witnesses: Witnesses::new(Arc::clone(&core)), proven: None };
     loop {
         let received = tokio::select! {
             () = cancel.cancelled() => return,
@@ -69,7 +71,7 @@ async fn run(core: Arc<Core>, mut queue: mpsc::Receiver<Waiter>, cancel: Cancell
         let limit = core.tuning.election_timeout_max;
         let result = tokio::select! {
             () = cancel.cancelled() => Err(LeadershipError::Stopped),
-            result = tokio::time::timeout(limit, round(&core)) => {
+            result = tokio::time::timeout(limit, rounds.next(&core)) => {
                 result.unwrap_or(Err(LeadershipError::Timeout))
             }
         };
@@ -84,27 +86,65 @@ async fn run(core: Arc<Core>, mut queue: mpsc::Receiver<Waiter>, cancel: Cancell
     }
 }
 
-/// One quorum round. The vote is looked at before and after it, in order with everything else that
-/// openraft does: votes never come back, so if both are the same the round was won under that one.
-async fn round(core: &Core) -> Result<Term, LeadershipError> {
-    let not_leader = || LeadershipError::NotLeader { address: core.leader_address() };
-    let vote = async || -> Result<Vote, LeadershipError> {
-        let vote = core.raft.with_raft_state(|state| *state.vote_ref()).await;
-        vote.map_err(|_| LeadershipError::Stopped)
-    };
-    let before = vote().await?;
-    if !before.committed || before.leader_id.voted_for() != Some(core.own.id) {
-        return Err(not_leader());
+struct Rounds {
+    witnesses: Witnesses,
+    /// The vote under which a round of openraft was won: everything older is applied here.
+    proven: Option<Vote>,
+}
+
+impl Rounds {
+    /// One quorum round. The first under a vote is openraft's, which also makes sure that all of
+    /// earlier terms is applied here; what is answered in this term was applied here before. So the
+    /// later ones need only show that nobody else was elected.
+    async fn next(&mut self, core: &Core) -> Result<Term, LeadershipError> {
+        let (vote, membership) = leading(core).await?;
+        if self.proven != Some(vote) {
+            full(core, vote).await?;
+            self.proven = Some(vote);
+            return Ok(Term(vote.leader_id.term));
+        }
+        let deadline = Instant::now() + core.tuning.heartbeat;
+        match self.witnesses.ask(&vote, membership.membership(), deadline).await {
+            Testimony::Held => Ok(Term(vote.leader_id.term)),
+            // The next round is openraft's again: it also finds out why.
+            Testimony::Silence => {
+                self.proven = None;
+                Err(LeadershipError::Timeout)
+            }
+        }
     }
+}
+
+fn not_leader(core: &Core) -> LeadershipError {
+    LeadershipError::NotLeader { address: core.leader_address() }
+}
+
+/// The vote this member leads by and the members it leads, in order with everything else that
+/// openraft does.
+async fn leading(core: &Core) -> Result<(Vote, Arc<EffectiveMembership>), LeadershipError> {
+    let seen = core.raft.with_raft_state(|state| {
+        let membership = Arc::clone(state.membership_state.effective());
+        (*state.vote_ref(), membership)
+    });
+    let (vote, membership) = seen.await.map_err(|_| LeadershipError::Stopped)?;
+    if !vote.committed || vote.leader_id.voted_for() != Some(core.own.id) {
+        return Err(not_leader(core));
+    }
+    Ok((vote, membership))
+}
+
+/// A round of openraft's own. The vote is looked at before and after it: votes never come back, so
+/// if both are the same the round was won under that one.
+async fn full(core: &Core, before: Vote) -> Result<(), LeadershipError> {
     match core.raft.ensure_linearizable().await {
         Ok(_) => {}
         Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(_))) => {
             return Err(LeadershipError::Timeout);
         }
         Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(_))) => {
-            return Err(not_leader());
+            return Err(not_leader(core));
         }
         Err(RaftError::Fatal(_)) => return Err(LeadershipError::Stopped),
     }
-    if vote().await? == before { Ok(Term(before.leader_id.term)) } else { Err(not_leader()) }
+    if leading(core).await?.0 == before { Ok(()) } else { Err(not_leader(core)) }
 }

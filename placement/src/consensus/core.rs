@@ -6,6 +6,7 @@ use super::network::Network;
 use super::state_machine::SharedState;
 use super::store::{Store, StoreError};
 use super::types::Raft;
+use super::witness::Promise;
 use super::{Leadership, Term, Tuning};
 use crate::state::StoreId;
 use openraft::ServerState;
@@ -30,6 +31,7 @@ pub(super) struct Core {
     pub(super) shared: SharedState,
     pub(super) network: Network,
     pub(super) tuning: Tuning,
+    pub(super) promise: Promise,
     started: Instant,
     signs: Mutex<Signs>,
     /// Taken away at shutdown, so that the database can be closed.
@@ -45,6 +47,7 @@ impl Core {
         network: Network,
         tuning: Tuning,
         store: Store,
+        promise: Promise,
     ) -> Self {
         Self {
             own,
@@ -52,6 +55,7 @@ impl Core {
             shared,
             network,
             tuning,
+            promise,
             started: Instant::now(),
             signs: Mutex::default(),
             store: Mutex::new(Some(store)),

@@ -6,6 +6,7 @@
 
 use super::store::{self, PURGED, Store, StoreError, Table, VOTE};
 use super::types::{Entry, LogId, StorageError, TypeConfig, Vote};
+use super::witness::Promise;
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogId as _, RaftLogReader};
 use rangedb_types::PlacementId;
@@ -19,11 +20,12 @@ const READ_BYTES_MAX: usize = 4 << 20;
 pub(super) struct LogStore {
     store: Store,
     id: PlacementId,
+    promise: Promise,
 }
 
 impl LogStore {
-    pub(super) const fn new(store: Store, id: PlacementId) -> Self {
-        Self { store, id }
+    pub(super) const fn new(store: Store, id: PlacementId, promise: Promise) -> Self {
+        Self { store, id, promise }
     }
 
     async fn read(&self, start: u64, end: u64, bytes_max: usize) -> Result<Vec<Entry>, StoreError> {
@@ -121,6 +123,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
         let vote = *vote;
+        // Before anybody can be told of it, whatever becomes of the write.
+        self.promise.give(vote);
         let saved = self.store.blocking(move |store| {
             let mut batch = store.batch();
             batch.put(VOTE, &vote);
@@ -131,6 +135,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
         let vote: Option<Vote> = self.store.blocking(|store| store.get(VOTE)).await?;
+        vote.into_iter().for_each(|vote| self.promise.give(vote));
         Ok(vote.map(|mut vote| {
             if vote.leader_id.voted_for() == Some(self.id) {
                 vote.committed = false;

@@ -22,6 +22,7 @@ mod service;
 mod state_machine;
 mod store;
 mod types;
+mod witness;
 
 #[cfg(test)]
 mod tests;
@@ -40,6 +41,7 @@ use self::network::Network;
 use self::state_machine::{OpenError, StateMachine};
 use self::store::Store;
 use self::types::Raft;
+use self::witness::Promise;
 use crate::state::{Command, Response, State, StoreId};
 use openraft::SnapshotPolicy;
 use openraft::error::{ClientWriteError, Fatal, RaftError};
@@ -174,10 +176,11 @@ impl Consensus {
             opened.await.map_err(|error| StartError::Raft(error.to_string()))??;
         let shared = machine.shared();
         let network = Network::new(Arc::clone(&own));
-        let log = LogStore::new(store.clone(), id);
+        let promise = Promise::default();
+        let log = LogStore::new(store.clone(), id, promise.clone());
         let raft = Raft::new(id, config, network.clone(), log, machine).await;
         let raft = raft.map_err(|error| StartError::Raft(error.to_string()))?;
-        let core = Arc::new(Core::new(own, raft, shared, network, tuning, store));
+        let core = Arc::new(Core::new(own, raft, shared, network, tuning, store, promise));
         Ok(Self::spawn(core, cancel.child_token()))
     }
 
@@ -215,7 +218,7 @@ impl Consensus {
     /// The service that other members call; the process's gRPC server must serve it.
     #[must_use]
     pub fn grpc_service(&self) -> ConsensusServer<Service> {
-        ConsensusServer::new(Service::new(Arc::clone(&self.core)))
+        ConsensusServer::new(Service::new(Arc::clone(&self.core), self.cancel.clone()))
             .max_decoding_message_size(grpc::MESSAGE_BYTES_MAX)
             .max_encoding_message_size(grpc::MESSAGE_BYTES_MAX)
     }
@@ -243,7 +246,7 @@ impl Consensus {
     }
 
     /// Confirms that this member leads at some moment after the call, and that `read` now sees
-    /// everything that was committed before the call. Callers share quorum rounds.
+    /// everything that was answered to anybody before the call. Callers share quorum rounds.
     ///
     /// # Errors
     /// `LeadershipError`; asking again is always safe.

@@ -4,6 +4,7 @@
 
 use super::identity::Identity;
 use super::types::{Member, RaftError, TypeConfig};
+use crate::state::StoreId;
 use openraft::error::{InstallSnapshotError, NetworkError, RPCError, RemoteError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{
@@ -41,7 +42,10 @@ impl Network {
         Self { own, connections: Arc::default() }
     }
 
-    fn client(&self, address: &str) -> Result<ConsensusClient<Channel>, grpc::InvalidAddress> {
+    pub(super) fn client(
+        &self,
+        address: &str,
+    ) -> Result<ConsensusClient<Channel>, grpc::InvalidAddress> {
         let mut connections = self.connections.lock();
         if let Some(channel) = connections.get(address) {
             return Ok(client(channel.clone()));
@@ -52,6 +56,23 @@ impl Network {
         }
         connections.insert(address.to_owned(), channel.clone());
         Ok(client(channel))
+    }
+
+    /// The envelope of a message to a member.
+    pub(super) fn envelope(
+        &self,
+        to: PlacementId,
+        to_store: StoreId,
+        payload: tonic::codegen::Bytes,
+    ) -> wire::ConsensusRequest {
+        wire::ConsensusRequest {
+            cluster_id: self.own.cluster_text(),
+            from_id: self.own.id.get(),
+            from_store_id: self.own.store_id.to_string(),
+            to_id: to.get(),
+            to_store_id: to_store.to_string(),
+            payload,
+        }
     }
 
     /// Asks the process at an address who it is. `None` if there was no answer in time.
@@ -127,17 +148,9 @@ impl Peer {
         Response: DeserializeOwned,
         E: std::error::Error + DeserializeOwned,
     {
-        let own = &self.network.own;
         let payload =
             serde_json::to_vec(request).map_err(|error| NetworkError::new(&error))?.into();
-        let request = wire::ConsensusRequest {
-            cluster_id: own.cluster_text(),
-            from_id: own.id.get(),
-            from_store_id: own.store_id.to_string(),
-            to_id: self.target.get(),
-            to_store_id: self.member.store_id.to_string(),
-            payload,
-        };
+        let request = self.network.envelope(self.target, self.member.store_id, payload);
         let mut client =
             self.network.client(&self.address).map_err(|error| Unreachable::new(&error))?;
         let answer = match call {

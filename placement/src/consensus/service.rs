@@ -4,6 +4,9 @@ use super::core::Core;
 use super::metrics::REFUSED;
 use super::state_machine;
 use super::types::{Entry, RaftError, SnapshotMeta, StorageError, TypeConfig};
+use futures::future::ready;
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt as _, TryStreamExt as _};
 use openraft::error::{Fatal, InstallSnapshotError};
 use openraft::network::snapshot_transport::{Chunked, SnapshotTransport as _, Streaming};
 use openraft::raft::{
@@ -18,7 +21,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use tokio::sync::Mutex;
-use tonic::{Request, Response, Status};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming as Incoming};
 
 /// Largest snapshot a member takes in.
 const SNAPSHOT_BYTES_MAX: u64 = 1 << 30;
@@ -28,11 +32,12 @@ pub struct Service {
     core: Arc<Core>,
     /// The snapshot that is being received.
     receiving: Mutex<Option<Streaming<TypeConfig>>>,
+    cancel: CancellationToken,
 }
 
 impl Service {
-    pub(super) fn new(core: Arc<Core>) -> Self {
-        Self { core, receiving: Mutex::default() }
+    pub(super) fn new(core: Arc<Core>, cancel: CancellationToken) -> Self {
+        Self { core, receiving: Mutex::default(), cancel }
     }
 
     /// Checks the envelope and unpacks the message.
@@ -41,8 +46,14 @@ impl Service {
         request: Request<wire::ConsensusRequest>,
     ) -> Result<T, Status> {
         let request = request.into_inner();
+        self.admit(&request).await?;
+        serde_json::from_slice(&request.payload)
+            .map_err(|error| Status::invalid_argument(format!("malformed message: {error}")))
+    }
+
+    async fn admit(&self, request: &wire::ConsensusRequest) -> Result<(), Status> {
         let known = self.core.store_of(PlacementId(request.from_id));
-        match self.core.own.admit(&request, known) {
+        match self.core.own.admit(request, known) {
             Ok(None) => {}
             Ok(Some(cluster_id)) => {
                 let joined = self.core.own.join_cluster(cluster_id).await;
@@ -54,8 +65,7 @@ impl Service {
                 return Err(Status::failed_precondition(refusal.to_string()));
             }
         }
-        serde_json::from_slice(&request.payload)
-            .map_err(|error| Status::invalid_argument(format!("malformed message: {error}")))
+        Ok(())
     }
 
     fn answer(&self, result: &impl Serialize) -> Result<Response<wire::ConsensusResponse>, Status> {
@@ -124,6 +134,25 @@ fn contiguous(previous: Option<u64>, entries: &[Entry]) -> bool {
 
 #[tonic::async_trait]
 impl ConsensusService for Service {
+    type WitnessStream = BoxStream<'static, Result<wire::WitnessResponse, Status>>;
+
+    async fn witness(
+        &self,
+        request: Request<Incoming<wire::WitnessRequest>>,
+    ) -> Result<Response<Self::WitnessStream>, Status> {
+        let mut requests = request.into_inner();
+        let first = requests.message().await?;
+        let first = first.ok_or_else(|| Status::invalid_argument("the stream is empty"))?;
+        let envelope = first.envelope.as_ref();
+        let envelope = envelope.ok_or_else(|| Status::invalid_argument("no envelope"))?;
+        self.admit(envelope).await?;
+        let promise = self.core.promise.clone();
+        let rounds = requests.map_ok(|request| request.round);
+        let rounds = stream::once(ready(Ok(first.round))).chain(rounds);
+        let answers = rounds.map_ok(move |round| promise.answer(round));
+        Ok(Response::new(answers.take_until(self.cancel.clone().cancelled_owned()).boxed()))
+    }
+
     async fn probe(
         &self,
         request: Request<wire::ProbeRequest>,

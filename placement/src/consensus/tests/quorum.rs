@@ -1,5 +1,7 @@
 //! Whole quorums in one process, over real gRPC on loopback.
 
+use crate::consensus::types::Vote;
+use crate::consensus::witness::{Testimony, Witnesses};
 use crate::consensus::{
     Consensus, LeadershipError, MemberRole, Options, ProposeError, StartError, Tuning,
 };
@@ -364,6 +366,31 @@ async fn without_a_quorum_nothing_is_confirmed_and_nothing_hangs() {
     assert!(matches!(error, LeadershipError::Timeout | LeadershipError::NotLeader { .. }));
     let error = quorum.running[&leader].timestamps.batch(1, deadline()).await.unwrap_err();
     assert!(matches!(error, TimestampError::Timeout | TimestampError::NotLeader { .. }));
+    quorum.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_is_not_confirmed_by_members_that_voted_for_another_since() {
+    let quorum = Quorum::formed(1..=3).await;
+    let leader = quorum.leader().await;
+    let core = Arc::clone(&quorum.consensus(leader).core);
+    let (vote, members) = core
+        .raft
+        .with_raft_state(|state| {
+            (*state.vote_ref(), state.membership_state.effective().membership().clone())
+        })
+        .await
+        .unwrap();
+    let mut witnesses = Witnesses::new(Arc::clone(&core));
+    assert_eq!(witnesses.ask(&vote, &members, soon()).await, Testimony::Held);
+    // As if both had just given their vote to member 3 in the next term, and not told anybody yet.
+    let others: Vec<_> = (1..=3).filter(|id| *id != leader).collect();
+    let newer = Vote::new(vote.leader_id.term + 1, PlacementId(3));
+    quorum.consensus(others[0]).core.promise.give(newer);
+    assert_eq!(witnesses.ask(&vote, &members, soon()).await, Testimony::Held, "two still hold it");
+    quorum.consensus(others[1]).core.promise.give(newer);
+    let limit = Instant::now() + 2 * tuning().heartbeat;
+    assert_eq!(witnesses.ask(&vote, &members, limit).await, Testimony::Silence);
     quorum.shutdown().await;
 }
 

@@ -6,6 +6,7 @@ use crate::consensus::store::{self, Store, StoreError};
 use crate::consensus::types::{
     Entry, LogId, Member, SnapshotMeta, StorageError, StoredMembership, TypeConfig, Vote,
 };
+use crate::consensus::witness::Promise;
 use crate::state::{Command, Response, State, StoreId};
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine};
 use openraft::testing::{StoreBuilder, Suite, blank_ent, log_id};
@@ -24,7 +25,7 @@ fn open_store(path: &Path, had_cluster: bool) -> Result<Store, StoreError> {
 fn reopen(path: &Path) -> (LogStore, StateMachine, Store) {
     let store = open_store(path, false).unwrap();
     let machine = StateMachine::open(store.clone()).unwrap();
-    (LogStore::new(store.clone(), OWN), machine, store)
+    (LogStore::new(store.clone(), OWN, Promise::default()), machine, store)
 }
 
 fn id(term: u64, index: u64) -> LogId {
@@ -68,7 +69,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, tempfile::TempDir> for Bui
         // The suite's own member is 0.
         let store = Store::open(&folder.path().join("db"), PlacementId(0), StoreId(1), false)?;
         let machine = StateMachine::open(store.clone()).unwrap();
-        Ok((folder, LogStore::new(store, PlacementId(0)), machine))
+        Ok((folder, LogStore::new(store, PlacementId(0), Promise::default()), machine))
     }
 }
 
