@@ -148,7 +148,7 @@ fn promote(range: &RangeView, goal: &Goal, context: &mut Context<'_>) -> Option<
     };
     ready.truncate(count);
     let why = format!("it has {} of {}", voters, count_of(goal.voters, "voter"));
-    Some((Step::Promote { replicas: ready }, why))
+    Some((Step::ChangeVoters { promote: ready, demote: Vec::new() }, why))
 }
 
 /// Removes a learner that is not needed once there are voters enough: lost ones first.

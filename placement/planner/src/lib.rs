@@ -15,8 +15,8 @@ mod target;
 mod view;
 
 pub use explain::{Explanation, PENDING_MAX};
-pub use operator::{Operator, Step};
-pub use view::{ClusterView, Liveness, NodeView, Policy, RangeView};
+pub use operator::{Operator, SplitAt, Step};
+pub use view::{ClusterView, Liveness, MergeIntent, NodeView, Policy, RangeView};
 
 use budget::Budget;
 use target::Loads;

@@ -28,17 +28,14 @@ impl World {
         let zones = 1 + random.below(3);
         let nodes: Vec<_> = (1..=node_count)
             .map(|id| NodeView {
-                node_id: NodeId(id),
-                liveness: Liveness::Up,
-                accepts_replicas: true,
-                region: String::new(),
                 zone: format!("z{}", random.below(zones)),
-                rack: String::new(),
+                ..NodeView::new(NodeId(id))
             })
             .collect();
         let policy = Policy {
             replication_factor: [1, 3, 3, 5, 4][random.below(5) as usize],
             moves_per_node_max: 1 + random.below(4) as usize,
+            ..Policy::default()
         };
         let mut world = Self {
             view: ClusterView { nodes, ranges: Vec::new() },
@@ -53,12 +50,12 @@ impl World {
             world.view.ranges.push(RangeView {
                 leader: Some(first),
                 caught_up: BTreeSet::from([replica.replica_id]),
-                descriptor: RangeDescriptor {
+                ..RangeView::new(RangeDescriptor {
                     range_id: RangeId(id),
                     span: Span::all(),
                     epoch: Epoch { version: 1, conf_version: 1 },
                     replicas: vec![replica],
-                },
+                })
             });
         }
         world
@@ -110,7 +107,7 @@ impl World {
                     assert!(range.descriptor.replica_on(*node_id).is_none(), "two on one node");
                     range.descriptor.replicas.extend(added);
                 }
-                Step::Promote { replicas } => {
+                Step::ChangeVoters { promote: replicas, .. } => {
                     for replica in &mut range.descriptor.replicas {
                         if replicas.contains(replica) {
                             assert_eq!(replica.role, ReplicaRole::Learner);

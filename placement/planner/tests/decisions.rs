@@ -10,14 +10,7 @@ const SEED: u64 = 7;
 use ReplicaRole::{IncomingVoter, Learner, Voter};
 
 fn node(id: u64) -> NodeView {
-    NodeView {
-        node_id: NodeId(id),
-        liveness: Liveness::Up,
-        accepts_replicas: true,
-        region: String::new(),
-        zone: String::new(),
-        rack: String::new(),
-    }
+    NodeView::new(NodeId(id))
 }
 
 fn in_zone(id: u64, zone: &str) -> NodeView {
@@ -38,17 +31,17 @@ fn range(replicas: &[(u64, ReplicaRole)], caught_up: &[u64]) -> RangeView {
     RangeView {
         leader: Some(replicas[0].node_id),
         caught_up: caught_up.iter().map(|node| ReplicaId(100 + node)).collect(),
-        descriptor: RangeDescriptor {
+        ..RangeView::new(RangeDescriptor {
             range_id: RangeId(1),
             span: Span::all(),
             epoch: Epoch { version: 1, conf_version: 4 },
             replicas,
-        },
+        })
     }
 }
 
 fn policy(replication_factor: usize) -> Policy {
-    Policy { replication_factor, moves_per_node_max: 2 }
+    Policy { replication_factor, moves_per_node_max: 2, ..Policy::default() }
 }
 
 fn plan_one(
@@ -71,7 +64,10 @@ fn learner(node: u64) -> Replica {
 }
 
 fn promote(nodes: &[u64]) -> Option<Step> {
-    Some(Step::Promote { replicas: nodes.iter().map(|node| learner(*node)).collect() })
+    Some(Step::ChangeVoters {
+        promote: nodes.iter().map(|node| learner(*node)).collect(),
+        demote: Vec::new(),
+    })
 }
 
 #[test]

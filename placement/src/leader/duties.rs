@@ -172,6 +172,7 @@ impl Duties<'_> {
             let policy = Policy {
                 replication_factor: state.replication_factor(),
                 moves_per_node_max: MOVES_PER_NODE_MAX,
+                ..Policy::default()
             };
             let seed = state.cluster_id().map_or(0, planner_seed);
             (view.snapshot(state, now), policy, seed)

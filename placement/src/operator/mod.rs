@@ -52,6 +52,10 @@ impl Operators {
     pub fn accept(&mut self, plan: Vec<Operator>, now: MonotonicTime) {
         let mut before = std::mem::take(&mut self.under_way);
         for operator in plan {
+            // A split needs ids for every replica of its right part.
+            if matches!(operator.step, Step::Split { .. }) {
+                continue;
+            }
             // For one epoch the first choice stays for a while: another would race with it.
             let same = before.remove(&operator.range_id).filter(|old| {
                 old.operator.epoch == operator.epoch && !old.gone_stale(&operator, now)
@@ -134,25 +138,48 @@ impl UnderWay {
             kind: kind.into(),
             replica: Some(replica.into()),
         };
-        let (kind, changes) = match &self.operator.step {
+        let range_id = self.operator.range_id.get();
+        let epoch = Some(self.operator.epoch.into());
+        let change_replicas = |changes: Vec<wire::ReplicaChange>| {
+            let leave_joint = changes.is_empty();
+            Command::ChangeReplicas(wire::ChangeReplicas { range_id, epoch, changes, leave_joint })
+        };
+        let (kind, command) = match &self.operator.step {
             Step::AddLearner { node_id } => {
                 let replica_id = self.new_replica.expect("an id is given before this is made");
                 let replica = Replica { replica_id, node_id: *node_id, role: ReplicaRole::Learner };
-                ("add_learner", vec![change(Kind::AddLearner, &replica)])
+                ("add_learner", change_replicas(vec![change(Kind::AddLearner, &replica)]))
             }
-            Step::Promote { replicas } => {
-                let promote = |replica| change(Kind::Promote, replica);
-                ("promote", replicas.iter().map(promote).collect())
+            Step::ChangeVoters { promote, demote } => {
+                let promote = promote.iter().map(|replica| change(Kind::Promote, replica));
+                let demote = demote.iter().map(|replica| change(Kind::Demote, replica));
+                ("change_voters", change_replicas(promote.chain(demote).collect()))
             }
-            Step::Remove { replica } => ("remove", vec![change(Kind::Remove, replica)]),
-            Step::LeaveJoint => ("leave_joint", Vec::new()),
+            Step::Remove { replica } => {
+                ("remove", change_replicas(vec![change(Kind::Remove, replica)]))
+            }
+            Step::LeaveJoint => ("leave_joint", change_replicas(Vec::new())),
+            Step::TransferLeader { to } => {
+                let to_replica_id = to.replica_id.get();
+                let transfer = wire::TransferLeader { range_id, epoch, to_replica_id };
+                ("transfer_leader", Command::TransferLeader(transfer))
+            }
+            Step::Merge { right, right_epoch } => {
+                let merge = wire::MergeRanges {
+                    left_range_id: range_id,
+                    left_epoch: epoch,
+                    right_range_id: right.get(),
+                    right_epoch: Some((*right_epoch).into()),
+                };
+                ("merge", Command::MergeRanges(merge))
+            }
+            Step::AbortMerge { left_version } => {
+                let abort =
+                    wire::AbortMerge { left_range_id: range_id, left_version: *left_version };
+                ("abort_merge", Command::AbortMerge(abort))
+            }
+            Step::Split { .. } => unreachable!("not accepted: it takes ids that nobody gives yet"),
         };
-        let command = Command::ChangeReplicas(wire::ChangeReplicas {
-            range_id: self.operator.range_id.get(),
-            epoch: Some(self.operator.epoch.into()),
-            leave_joint: changes.is_empty(),
-            changes,
-        });
         Dispatch {
             node_id: self.operator.leader,
             range_id: self.operator.range_id,

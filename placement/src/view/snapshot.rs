@@ -4,7 +4,6 @@ use super::View;
 use crate::state::{NodeState, State};
 use rangedb_planner::{ClusterView, Liveness, NodeView, RangeView};
 use rangedb_types::{MonotonicTime, RangeDescriptor, Span};
-use std::collections::BTreeSet;
 
 impl View {
     /// A consistent picture for one plan.
@@ -20,13 +19,17 @@ impl View {
                 if liveness == Liveness::Up && !self.is_connected(node.node_id) {
                     liveness = Liveness::Suspect;
                 }
+                let stats = self.stats(node.node_id);
                 NodeView {
-                    node_id: node.node_id,
                     liveness,
+                    draining: matches!(node.state, NodeState::Draining | NodeState::Drained),
                     accepts_replicas: node.state == NodeState::Active,
+                    capacity_bytes: stats.capacity_bytes,
+                    available_bytes: stats.available_bytes,
                     region: node.locality.region.clone(),
                     zone: node.locality.zone.clone(),
                     rack: node.locality.rack.clone(),
+                    ..NodeView::new(node.node_id)
                 }
             })
             .collect();
@@ -44,13 +47,13 @@ impl View {
             .filter(|reported| reported.descriptor.epoch.at_least(stored.epoch));
         match current {
             Some(reported) => RangeView {
-                descriptor: reported.descriptor.clone(),
                 leader: self.leader_of(stored.range_id, now),
                 caught_up: reported.caught_up.clone(),
+                down: reported.down.clone(),
+                size_bytes: Some(reported.size_bytes),
+                ..RangeView::new(reported.descriptor.clone())
             },
-            None => {
-                RangeView { descriptor: stored.clone(), leader: None, caught_up: BTreeSet::new() }
-            }
+            None => RangeView::new(stored.clone()),
         }
     }
 }
