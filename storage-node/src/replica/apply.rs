@@ -3,20 +3,31 @@
 //! Deterministic: every replica makes the same of the same entries. The range state (descriptor and
 //! applied position) is written by the caller in the same batch as the data.
 
-use super::command::{DamagedEntry, decode, decode_change_context};
+use super::command::{
+    BOUNDARY, DamagedEntry, SplitPlan, decode, decode_change_context, decode_split,
+};
 use super::proposals::ProposeReply;
+use super::split::split;
 use crate::raft_log::LogPosition;
 use crate::store::handle::ProposeError;
 use protobuf::Message as _;
 use raft::eraftpb::{ConfChangeV2, Entry, EntryType};
 use rangedb_engine::{Family, WriteBatch};
-use rangedb_types::{Epoch, RangeDescriptor, ReplicaId, Timestamp};
+use rangedb_types::{Epoch, RangeDescriptor, ReplicaId, Span, Timestamp};
 use std::sync::Arc;
 
 /// A committed entry, with those who wait for it on this node.
 pub struct CommittedEntry {
     pub entry: Entry,
     pub replies: Vec<ProposeReply>,
+}
+
+impl CommittedEntry {
+    /// True if what came before it must be written out before it is applied.
+    #[must_use]
+    pub fn is_boundary(&self) -> bool {
+        &*self.entry.context == BOUNDARY
+    }
 }
 
 /// The applied state of one replica.
@@ -41,6 +52,18 @@ pub enum Outcome {
     Removed(ConfChangeV2),
     /// Write what is in the batch, then compute the checksum of the range.
     Check { check_id: u64 },
+    /// The range ends at a new key; this is what became of the rest.
+    Split(Box<SplitOff>),
+}
+
+/// The right part of a range that was split, as this node has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SplitOff {
+    /// The span before the split.
+    pub old_span: Span,
+    pub right: RangeDescriptor,
+    /// The replica of it that is on this node.
+    pub replica_id: ReplicaId,
 }
 
 impl Applier {
@@ -75,6 +98,10 @@ impl Applier {
         if command.epoch_version != self.descriptor.epoch.version {
             return Ok((Outcome::Written, Err(ProposeError::EpochMismatch)));
         }
+        if let Some(split) = command.split {
+            let (epoch, plan) = decode_split(entry.index, split)?;
+            return Ok(self.apply_split(epoch, &plan));
+        }
         let mut special = false;
         for write in &command.writes {
             for mutation in &write.mutations {
@@ -97,6 +124,22 @@ impl Applier {
             None => Outcome::Written,
         };
         Ok((outcome, Ok(())))
+    }
+
+    fn apply_split(
+        &mut self,
+        epoch: Epoch,
+        plan: &SplitPlan,
+    ) -> (Outcome, Result<(), ProposeError>) {
+        let Ok((left, right)) = split(&self.descriptor, epoch, plan) else {
+            return (Outcome::Written, Err(ProposeError::EpochMismatch));
+        };
+        let members = left.replicas.iter().zip(&right.replicas);
+        let own = members.into_iter().find(|(left, _)| left.replica_id == self.replica_id);
+        let replica_id = own.expect("a replica that applies entries is a member").1.replica_id;
+        let old_span = self.descriptor.span.clone();
+        self.descriptor = Arc::new(left);
+        (Outcome::Split(Box::new(SplitOff { old_span, right, replica_id })), Ok(()))
     }
 
     fn apply_conf_change(

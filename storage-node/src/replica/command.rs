@@ -3,9 +3,23 @@
 use bytes::Bytes;
 use prost::Message as _;
 use rangedb_proto::internal::v1::{
-    ConsistencyCheck, RaftCommand, ReplicaChangeContext, WriteCommand,
+    ConsistencyCheck, RaftCommand, RangeSplit, ReplicaChangeContext, WriteCommand,
 };
-use rangedb_types::{Epoch, Replica};
+use rangedb_types::{Epoch, RangeId, Replica, ReplicaId};
+
+/// The context of entries that change more than data: what came before them is written out before
+/// they are applied.
+pub const BOUNDARY: &[u8] = b"b";
+
+/// Where and into what a range is split.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SplitPlan {
+    /// The first key of the right part.
+    pub key: Vec<u8>,
+    pub new_range_id: RangeId,
+    /// One for each replica, in the descriptor's order.
+    pub new_replica_ids: Vec<ReplicaId>,
+}
 
 /// An entry that cannot be read is damage: every replica would apply something else.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,13 +32,38 @@ pub struct DamagedEntry {
 /// One entry for writes that were proposed together.
 #[must_use]
 pub fn encode_writes(epoch_version: u64, writes: Vec<WriteCommand>) -> Vec<u8> {
-    RaftCommand { epoch_version, writes, consistency_check: None }.encode_to_vec()
+    RaftCommand { epoch_version, writes, ..RaftCommand::default() }.encode_to_vec()
 }
 
 #[must_use]
 pub fn encode_check(epoch_version: u64, check_id: u64) -> Vec<u8> {
     let consistency_check = Some(ConsistencyCheck { check_id });
-    RaftCommand { epoch_version, writes: Vec::new(), consistency_check }.encode_to_vec()
+    RaftCommand { epoch_version, consistency_check, ..RaftCommand::default() }.encode_to_vec()
+}
+
+#[must_use]
+pub fn encode_split(epoch: Epoch, plan: &SplitPlan) -> Vec<u8> {
+    let split = RangeSplit {
+        epoch: Some(epoch.into()),
+        key: plan.key.clone().into(),
+        new_range_id: plan.new_range_id.get(),
+        new_replica_ids: plan.new_replica_ids.iter().map(|id| id.get()).collect(),
+    };
+    let command =
+        RaftCommand { epoch_version: epoch.version, split: Some(split), ..RaftCommand::default() };
+    command.encode_to_vec()
+}
+
+/// # Errors
+/// `DamagedEntry`.
+pub fn decode_split(index: u64, split: RangeSplit) -> Result<(Epoch, SplitPlan), DamagedEntry> {
+    let epoch = split.epoch.ok_or_else(|| DamagedEntry { index, detail: "no epoch".to_owned() })?;
+    let plan = SplitPlan {
+        key: split.key.into(),
+        new_range_id: RangeId(split.new_range_id),
+        new_replica_ids: split.new_replica_ids.into_iter().map(ReplicaId).collect(),
+    };
+    Ok((epoch.into(), plan))
 }
 
 /// # Errors

@@ -4,7 +4,7 @@
 //! `send_now` at once, hands `apply` to the apply threads, writes the log changes of all replicas
 //! together, and then calls `persisted`, whose messages may leave.
 
-use super::command::{encode_change_context, encode_check};
+use super::command::{BOUNDARY, SplitPlan, encode_change_context, encode_check, encode_split};
 use super::compaction::LogSizer;
 use super::lease::Lease;
 use super::log_storage::LogStorage;
@@ -13,6 +13,7 @@ use super::options::ReplicaOptions;
 use super::proposals::{self, Proposals, ProposeReply, Write};
 use super::reads::{ReadReply, Reads};
 use super::ready::InFlight;
+use super::split::split;
 use crate::raft_log::LogPosition;
 use crate::store::handle::{ProposeError, ReadError};
 use protobuf::Message as _;
@@ -44,6 +45,11 @@ pub enum Input {
     TransferLeader {
         to: ReplicaId,
     },
+    Split {
+        epoch: Epoch,
+        plan: SplitPlan,
+        reply: ProposeReply,
+    },
     /// Entries up to here are applied and visible.
     Applied {
         position: LogPosition,
@@ -64,6 +70,8 @@ pub struct Replica {
     pub(super) options: ReplicaOptions,
     pub(super) descriptor: Arc<RangeDescriptor>,
     pub(super) started: MonotonicTime,
+    /// True for a replica that a split made in this process: it has promised nobody anything.
+    pub(super) newborn: bool,
     pub(super) lease: Lease,
     pub(super) reads: Reads,
     pub(super) proposals: Proposals,
@@ -74,6 +82,9 @@ pub struct Replica {
     /// The term in which this replica was last seen to lead.
     pub(super) led_term: Option<u64>,
     pub(super) ticks_to_round: u32,
+    /// The entry of this leader's that changes the bounds and is not applied yet: until it is, the
+    /// lease is not renewed.
+    pub(super) boundary: Option<u64>,
     pub(super) in_flight: Option<InFlight>,
     pub(super) sizer: LogSizer,
     pub(super) last_contact: HashMap<u64, MonotonicTime>,
@@ -106,6 +117,7 @@ impl Replica {
             options,
             descriptor,
             started: now,
+            newborn: false,
             lease: Lease::default(),
             reads: Reads::default(),
             proposals: Proposals::default(),
@@ -114,6 +126,7 @@ impl Replica {
             handed: applied.index,
             led_term: None,
             ticks_to_round: 0,
+            boundary: None,
             in_flight: None,
             sizer: LogSizer::default(),
             last_contact: HashMap::new(),
@@ -237,6 +250,7 @@ impl Replica {
                 self.propose_change(epoch, &changes, leave_joint);
             }
             Input::TransferLeader { to } => self.transfer_leader(to),
+            Input::Split { epoch, plan, reply } => self.propose_split(epoch, &plan, reply),
             Input::Applied { position, descriptor, changes } => {
                 self.note_applied(position, descriptor, &changes);
             }
@@ -289,7 +303,8 @@ impl Replica {
         use MessageType as T;
         let kind = message.get_msg_type();
         let votes = matches!(kind, T::MsgRequestVote | T::MsgRequestPreVote | T::MsgTimeoutNow);
-        if votes && (self.in_start_up_silence(now) || !self.is_initialised()) {
+        let silent = self.in_start_up_silence(now) && !self.newborn;
+        if votes && (silent || !self.is_initialised()) {
             return;
         }
         // Proposals and reads come to the leader by calls of our own; followers never forward them.
@@ -327,8 +342,48 @@ impl Replica {
         self.propose(data, vec![reply]);
     }
 
+    /// A split enters the log by itself, so that everything before it was evaluated for the whole
+    /// range.
+    fn propose_split(&mut self, epoch: Epoch, plan: &SplitPlan, reply: ProposeReply) {
+        let busy = self.boundary.is_some() || self.node.raft.has_pending_conf();
+        if !self.leadership_established() {
+            reply(Err(ProposeError::NotLeader));
+        } else if busy {
+            reply(Err(ProposeError::Overloaded));
+        } else if let Err(error) = split(&self.descriptor, epoch, plan) {
+            tracing::info!(range_id = %self.descriptor.range_id, %error, "a split was refused");
+            reply(Err(ProposeError::EpochMismatch));
+        } else {
+            let before = self.last_index();
+            self.propose_with(BOUNDARY, encode_split(epoch, plan), vec![reply]);
+            if self.last_index() > before {
+                self.boundary = Some(self.last_index());
+            }
+        }
+    }
+
+    /// Tells the followers at once what is committed: the next append may be long in coming.
+    pub fn announce_commit(&mut self) {
+        if self.is_leader() {
+            self.node.ping();
+        }
+    }
+
+    /// A replica that a split made. The one on the left leader's node campaigns at once, so that
+    /// nobody waits for a leader.
+    pub fn begin_after_split(&mut self, campaign: bool) {
+        self.newborn = true;
+        if campaign && let Err(error) = self.node.campaign() {
+            tracing::warn!(replica_id = %self.replica_id, %error, "cannot campaign");
+        }
+    }
+
     pub(super) fn propose(&mut self, data: Vec<u8>, replies: Vec<ProposeReply>) {
-        match self.node.propose(Vec::new(), data) {
+        self.propose_with(&[], data, replies);
+    }
+
+    fn propose_with(&mut self, context: &[u8], data: Vec<u8>, replies: Vec<ProposeReply>) {
+        match self.node.propose(context.to_vec(), data) {
             Ok(()) => self.proposals.push(self.last_index(), self.term(), replies),
             // Too much is uncommitted, or a transfer is under way: it is in no log.
             Err(_) => proposals::fail(replies, &ProposeError::Overloaded),
@@ -409,6 +464,9 @@ impl Replica {
             self.step_down_unless_voter();
         }
         self.applied = position;
+        if self.boundary.is_some_and(|index| index <= position.index) {
+            self.boundary = None;
+        }
         self.node.advance_apply_to(position.index);
         self.reads.applied(position.index);
     }

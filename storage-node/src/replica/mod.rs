@@ -24,6 +24,7 @@ pub mod reads;
 pub mod ready;
 #[cfg(test)]
 mod sim;
+pub mod split;
 mod upkeep;
 
 pub use self::core::{Input, Replica};

@@ -233,7 +233,9 @@ impl Replica {
                 continue;
             };
             let context = u64::from_be_bytes(context);
-            if let Some(sent) = self.reads.confirm(context, state.index) {
+            if let Some(sent) = self.reads.confirm(context, state.index)
+                && self.boundary.is_none()
+            {
                 self.lease.confirm(self.term(), sent, self.options.lease_length());
             }
         }
@@ -248,6 +250,7 @@ impl Replica {
         }
         if self.led_term.is_some() {
             self.lease.revoke();
+            self.boundary = None;
             self.proposals.fail_all();
             self.reads.fail_all(&ReadError::NotLeader);
         }

@@ -5,9 +5,10 @@
 
 use super::handle::{ProposeError, ReplicaHandle};
 use super::range_state;
+use super::shared::Shared;
 use super::worker::{AppliedNotice, Task, WorkerSender};
 use crate::raft_log::LogPosition;
-use crate::replica::apply::{Applier, CommittedEntry, Outcome};
+use crate::replica::apply::{Applier, CommittedEntry, Outcome, SplitOff};
 use crate::replica::proposals::ProposeReply;
 use crossbeam_channel::Receiver;
 use raft::eraftpb::ConfChangeV2;
@@ -51,10 +52,13 @@ type Answers = Vec<(Vec<ProposeReply>, Result<(), ProposeError>)>;
 struct Progress {
     changes: Vec<ConfChangeV2>,
     special: bool,
+    /// The bounds changed.
+    boundary: bool,
 }
 
 /// One apply thread.
 pub struct ApplyThread {
+    shared: Arc<Shared>,
     engine: Arc<dyn Engine>,
     tasks: Receiver<ApplyTask>,
     worker: WorkerSender,
@@ -66,9 +70,10 @@ pub struct ApplyThread {
 
 impl ApplyThread {
     #[must_use]
-    pub fn new(engine: Arc<dyn Engine>, tasks: Receiver<ApplyTask>, worker: WorkerSender) -> Self {
+    pub fn new(shared: Arc<Shared>, tasks: Receiver<ApplyTask>, worker: WorkerSender) -> Self {
         Self {
-            engine,
+            engine: Arc::clone(&shared.engine),
+            shared,
             tasks,
             worker,
             ranges: HashMap::new(),
@@ -132,7 +137,11 @@ impl ApplyThread {
     }
 
     fn apply(&mut self, range_id: RangeId, entries: Vec<CommittedEntry>) -> Result<(), String> {
-        for CommittedEntry { entry, replies } in entries {
+        for committed in entries {
+            if committed.is_boundary() {
+                self.write()?;
+            }
+            let CommittedEntry { entry, replies } = committed;
             let Some(owned) = self.ranges.get_mut(&range_id).filter(|owned| !owned.removed) else {
                 self.answers.push((replies, Err(ProposeError::OutcomeUnknown)));
                 continue;
@@ -161,24 +170,55 @@ impl ApplyThread {
                     self.write()?;
                     self.check(range_id, check_id);
                 }
+                Outcome::Split(split) => {
+                    progress.boundary = true;
+                    self.split(range_id, *split)?;
+                }
             }
         }
         Ok(())
     }
 
-    /// Writes the batch, makes it visible, answers, and tells the Raft thread.
+    /// Everything before the split is written; the split itself is one durable batch. Only then may
+    /// the new replica speak: one whose log is known and whose state is not would be lost.
+    fn split(&mut self, range_id: RangeId, split: SplitOff) -> Result<(), String> {
+        let Some(owned) = self.ranges.get(&range_id) else { return Ok(()) };
+        let handle = Arc::clone(&owned.handle);
+        let largest_commit = owned.applier.largest_commit;
+        let right = range_state::split_off(
+            self.engine.as_ref(),
+            &mut self.batch,
+            range_id,
+            split,
+            largest_commit,
+        )?;
+        handle.bump_special_generation();
+        self.write_with(Durability::Synced)?;
+        handle.bump_special_generation();
+        let Some(right) = right else { return Ok(()) };
+        tracing::info!(%range_id, right = %right.descriptor.range_id, "the range was split");
+        let campaign = handle.leads();
+        self.shared.adopt(right, campaign);
+        Ok(())
+    }
+
     fn write(&mut self) -> Result<(), String> {
+        self.write_with(Durability::Buffered)
+    }
+
+    /// Writes the batch, makes it visible, answers, and tells the Raft thread.
+    fn write_with(&mut self, durability: Durability) -> Result<(), String> {
         if self.progress.is_empty() && self.answers.is_empty() {
             return Ok(());
         }
         for (range_id, progress) in &self.progress {
             if let Some(owned) = self.ranges.get(range_id) {
-                let changed = !progress.changes.is_empty();
+                let changed = progress.boundary || !progress.changes.is_empty();
                 range_state::put(&mut self.batch, &owned.applier, changed);
             }
         }
         self.engine
-            .write(&self.batch, Durability::Buffered)
+            .write(&self.batch, durability)
             .map_err(|error| format!("cannot write to the data store: {error}"))?;
         self.batch.clear();
         let mut notices = Vec::with_capacity(self.progress.len());
@@ -199,6 +239,7 @@ impl ApplyThread {
                 position: applier.applied,
                 descriptor: Arc::clone(&applier.descriptor),
                 changes: progress.changes,
+                boundary: progress.boundary,
                 removed: owned.removed,
             });
         }

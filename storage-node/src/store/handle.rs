@@ -3,6 +3,7 @@
 use super::checks::{Checks, ChecksumResult};
 use super::worker::{Task, WorkerSender};
 use crate::replica::Input;
+use crate::replica::command::SplitPlan;
 use crate::replica::lease::Lease;
 use crate::replica::membership::ReplicaChangeKind;
 use crate::replica::proposals::Write;
@@ -264,6 +265,23 @@ impl ReplicaHandle {
     ) -> bool {
         let input = Input::ChangeReplicas { epoch, changes, leave_joint };
         self.worker.try_send(Task::Replica { range_id: self.range_id, input })
+    }
+
+    pub(super) async fn split(&self, epoch: Epoch, plan: SplitPlan) -> Result<(), ProposeError> {
+        let (reply, answer) = oneshot::channel();
+        let reply = Box::new(move |result| {
+            // Who asked may have gone away.
+            let _ = reply.send(result);
+        });
+        let input = Input::Split { epoch, plan, reply };
+        if !self.worker.try_send(Task::Replica { range_id: self.range_id, input }) {
+            return Err(ProposeError::Overloaded);
+        }
+        answer.await.unwrap_or(Err(ProposeError::OutcomeUnknown))
+    }
+
+    pub(super) fn leads(&self) -> bool {
+        self.published.read().is_leader
     }
 
     pub(super) fn transfer_leader(&self, to: ReplicaId) -> bool {

@@ -55,9 +55,10 @@ impl Hosted {
     pub fn step(&mut self, input: Input, now: MonotonicTime) {
         if self.core.is_busy() {
             match input {
-                input @ (Input::Propose(_) | Input::Read(_) | Input::Check { .. }) => {
-                    Self::refuse(input);
-                }
+                input @ (Input::Propose(_)
+                | Input::Read(_)
+                | Input::Check { .. }
+                | Input::Split { .. }) => Self::refuse(input),
                 _ if self.held.len() >= HELD_MAX => {}
                 input => self.held.push_back(input),
             }
@@ -71,7 +72,9 @@ impl Hosted {
     pub fn refuse(input: Input) {
         match input {
             Input::Propose(write) => (write.reply)(Err(ProposeError::NotLeader)),
-            Input::Check { reply, .. } => reply(Err(ProposeError::NotLeader)),
+            Input::Check { reply, .. } | Input::Split { reply, .. } => {
+                reply(Err(ProposeError::NotLeader));
+            }
             Input::Read(reply) => reply(Err(ReadError::NotLeader)),
             _ => {}
         }

@@ -65,7 +65,11 @@ impl Worker {
         Ok(())
     }
 
-    fn reset_log(&self, replica_id: ReplicaId, position: LogPosition) -> Result<LogState, String> {
+    pub(super) fn reset_log(
+        &self,
+        replica_id: ReplicaId,
+        position: LogPosition,
+    ) -> Result<LogState, String> {
         let hard_state =
             HardState { term: position.term, commit: position.index, ..HardState::default() };
         let change = LogChange::ResetTo { replica_id, position, hard_state: hard_state.clone() };
@@ -178,7 +182,11 @@ impl Worker {
                 message.get_msg_type(),
                 MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot
             );
-            if !from_leader || !self.make_empty(range_id, inbound.to_replica, &inbound.span, now) {
+            if !from_leader {
+                self.early_votes.keep(inbound);
+                return;
+            }
+            if !self.make_empty(range_id, inbound.to_replica, &inbound.span, now) {
                 return;
             }
         }

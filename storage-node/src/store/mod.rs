@@ -16,6 +16,7 @@ mod raft_logger;
 mod range_state;
 pub mod settings;
 mod shared;
+mod splits;
 mod start;
 mod worker;
 
@@ -23,6 +24,7 @@ pub use handle::{Leadership, ProposeError, ReadError, ReplicaHandle, ReplicaStat
 pub use settings::StoreSettings;
 pub use start::StoreOptions;
 
+use crate::replica::command::SplitPlan;
 use crate::replica::membership::ReplicaChangeKind;
 use crate::snapshot::{InstallDone, SnapshotReceiver, StagedSnapshot};
 use crate::transport::{Inbound, RaftReceiver};
@@ -137,6 +139,23 @@ impl Store {
             && !handle.transfer_leader(to)
         {
             tracing::debug!(%range_id, "a transfer was dropped: too much is waiting");
+        }
+    }
+
+    /// Splits a range that this node leads; resolves when the split is applied here.
+    ///
+    /// # Errors
+    /// `NotLeader` also if the range is not here, `EpochMismatch` if the plan does not fit the range
+    /// as it is now.
+    pub async fn split(
+        &self,
+        range_id: RangeId,
+        epoch: Epoch,
+        plan: SplitPlan,
+    ) -> Result<(), ProposeError> {
+        match self.replica(range_id) {
+            Some(handle) => handle.split(epoch, plan).await,
+            None => Err(ProposeError::NotLeader),
         }
     }
 

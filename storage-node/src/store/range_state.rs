@@ -1,9 +1,12 @@
 //! The applied state of ranges, as it lies in the data store.
 
 use crate::raft_log::LogPosition;
-use crate::replica::apply::Applier;
+use crate::replica::INITIAL_POSITION;
+use crate::replica::apply::{Applier, SplitOff};
 use rangedb_engine::{Durability, Engine, Family, Snapshot, WriteBatch};
+use rangedb_mvcc::fence::fences_for_split;
 use rangedb_mvcc::state::{AppliedState, RangeRecord, RangeState, ReplicaTombstone, range_bounds};
+use rangedb_mvcc::tombstones_for_split;
 use rangedb_types::{RangeDescriptor, RangeId, ReplicaId, Timestamp};
 use std::sync::Arc;
 
@@ -94,6 +97,47 @@ pub fn destroy(
     batch.delete_span(Family::Meta, &own.lower, &own.upper);
     ReplicaTombstone { replica_id }.put(&mut batch, range.range_id);
     engine.write(&batch, Durability::Synced).map_err(|error| error.to_string())
+}
+
+/// Adds to `batch`, which already says what became of the left part, what a split does to the rest:
+/// tombstones cut in two, fences copied, the right part's state. Returns the right part; `None` if it
+/// must not be here any more, and its data goes.
+///
+/// # Errors
+/// The engine's, or damage, in words.
+pub fn split_off(
+    engine: &dyn Engine,
+    batch: &mut WriteBatch,
+    left: RangeId,
+    split: SplitOff,
+    largest_commit: Timestamp,
+) -> Result<Option<Applier>, String> {
+    let SplitOff { old_span, right, replica_id } = split;
+    let removed = tombstone(engine, right.range_id)?;
+    if removed.is_some_and(|removed| removed >= replica_id) {
+        for span in rangedb_mvcc::replicated_spans(&right) {
+            batch.delete_span(span.family, &span.lower, &span.upper);
+        }
+        return Ok(None);
+    }
+    let snapshot = engine.snapshot();
+    let words = |error: rangedb_mvcc::MvccError| error.to_string();
+    let cut = tombstones_for_split(snapshot.as_ref(), &old_span, &right.span.start);
+    let fences = fences_for_split(snapshot.as_ref(), left, right.range_id);
+    for mutation in cut.map_err(words)?.into_iter().chain(fences.map_err(words)?) {
+        match &mutation.value {
+            Some(value) => batch.put(mutation.family, &mutation.key, value),
+            None => batch.delete(mutation.family, &mutation.key),
+        }
+    }
+    let applier = Applier {
+        replica_id,
+        descriptor: Arc::new(right),
+        applied: INITIAL_POSITION,
+        largest_commit,
+    };
+    put(batch, &applier, true);
+    Ok(Some(applier))
 }
 
 /// Checksum and number of entries of a range's contents.

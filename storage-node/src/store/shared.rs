@@ -2,7 +2,10 @@
 
 use super::handle::ReplicaHandle;
 use super::settings::StoreSettings;
+use super::worker::{Task, WorkerSender};
+use super::worker_index;
 use crate::raft_log::RaftLog;
+use crate::replica::apply::Applier;
 use crate::snapshot::Snapshots;
 use crate::transport::RaftSender;
 use parking_lot::RwLock;
@@ -10,7 +13,7 @@ use prometheus::{Histogram, HistogramOpts, IntGauge};
 use rangedb_engine::Engine;
 use rangedb_types::{MonotonicClock, NodeId, RangeId};
 use std::collections::BTreeMap;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use tokio::sync::{Notify, watch};
 
 /// Shared by all threads of one store.
@@ -27,11 +30,20 @@ pub struct Shared {
     pub registry: RwLock<BTreeMap<RangeId, Arc<ReplicaHandle>>>,
     pub metrics: &'static Metrics,
     pub logger: slog::Logger,
+    /// The Raft threads, once they run.
+    pub workers: OnceLock<Arc<Vec<WorkerSender>>>,
     /// Why the process must end, once it must.
     pub failed: watch::Sender<Option<String>>,
 }
 
 impl Shared {
+    /// Gives a replica that a split made to its Raft thread.
+    pub fn adopt(&self, applier: Applier, campaign: bool) {
+        let workers = self.workers.get().expect("threads run only once all are known");
+        let index = worker_index(applier.descriptor.range_id, workers.len());
+        workers[index].send(Task::Adopt { applier: Box::new(applier), campaign });
+    }
+
     /// The first reason stays.
     pub fn fail(&self, reason: String) {
         self.failed.send_if_modified(|failed| {

@@ -5,18 +5,19 @@ use super::load::{self, Loaded};
 use super::maintenance::Maintenance;
 use super::settings::StoreSettings;
 use super::shared::{Metrics, Shared};
-use super::worker::{Worker, WorkerSender};
+use super::splits::EarlyVotes;
+use super::worker::{Task, Worker, WorkerSender};
 use super::{Store, StoreError, raft_logger, worker_index};
 use crate::raft_log::{LogPosition, RaftLog};
 use crate::snapshot::Snapshots;
 use crate::transport::RaftSender;
-use crossbeam_channel::unbounded;
+use crossbeam_channel::{Receiver, unbounded};
 use parking_lot::{Mutex, RwLock};
 use rangedb_engine::Engine;
 use rangedb_types::{MonotonicClock, NodeId, RangeId};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use tokio::sync::{Notify, watch};
 
@@ -67,6 +68,7 @@ pub fn start(options: StoreOptions) -> Result<Store, StoreError> {
         registry: RwLock::new(BTreeMap::new()),
         metrics: Metrics::get(),
         logger: raft_logger::logger(),
+        workers: OnceLock::new(),
         failed: watch::Sender::new(None),
     });
     let loaded = load::load_all(&shared, &options.installed).map_err(StoreError::Load)?;
@@ -76,13 +78,19 @@ pub fn start(options: StoreOptions) -> Result<Store, StoreError> {
         let index = worker_index(replica.applier.descriptor.range_id, count);
         parts[index].push(replica);
     }
-    let mut handles = Vec::with_capacity(2 * count);
-    let mut workers = Vec::with_capacity(count);
-    for (index, part) in parts.into_iter().enumerate() {
-        let sender = start_pair(&shared, index, part, &mut handles)?;
-        workers.push(sender);
-    }
+    // Unbounded channels, bounded by their senders: see `WorkerSender` and the replica's apply lag.
+    let (workers, inboxes): (Vec<_>, Vec<_>) = (0..count)
+        .map(|_| {
+            let (sender, inbox) = unbounded();
+            (WorkerSender::new(sender), inbox)
+        })
+        .unzip();
     let workers = Arc::new(workers);
+    shared.workers.get_or_init(|| Arc::clone(&workers));
+    let mut handles = Vec::with_capacity(2 * count);
+    for (index, (part, inbox)) in parts.into_iter().zip(inboxes).enumerate() {
+        start_pair(&shared, index, inbox, part, &mut handles)?;
+    }
     let maintenance = Maintenance::start(Arc::clone(&shared), Arc::clone(&workers))?;
     let threads =
         Threads { handles: Mutex::new(handles), maintenance: Mutex::new(Some(maintenance)) };
@@ -93,13 +101,13 @@ pub fn start(options: StoreOptions) -> Result<Store, StoreError> {
 fn start_pair(
     shared: &Arc<Shared>,
     index: usize,
+    inbox: Receiver<Task>,
     loaded: Vec<Loaded>,
     handles: &mut Vec<JoinHandle<()>>,
-) -> Result<WorkerSender, StoreError> {
-    // Unbounded channels, bounded by their senders: see `WorkerSender` and the replica's apply lag.
-    let (send_task, inbox) = unbounded();
+) -> Result<(), StoreError> {
     let (appliers, apply_tasks) = unbounded::<ApplyTask>();
-    let sender = WorkerSender::new(send_task);
+    let workers = shared.workers.get().expect("the senders are made before the threads");
+    let sender = workers[index].clone();
     let mut worker = Worker {
         shared: Arc::clone(shared),
         inbox,
@@ -107,16 +115,17 @@ fn start_pair(
         appliers,
         replicas: HashMap::new(),
         touched: HashSet::new(),
+        early_votes: EarlyVotes::default(),
         outbound: Vec::new(),
     };
     let now = shared.clock.now();
     for Loaded { applier, state } in loaded {
         worker.adopt(applier, state, now).map_err(StoreError::Load)?;
     }
-    let apply = ApplyThread::new(Arc::clone(&shared.engine), apply_tasks, sender.clone());
+    let apply = ApplyThread::new(Arc::clone(shared), apply_tasks, sender);
     handles.push(spawn(shared, format!("apply-{index}"), move || apply.run())?);
     handles.push(spawn(shared, format!("raft-{index}"), move || worker.run())?);
-    Ok(sender)
+    Ok(())
 }
 
 /// Runs a thread whose failure or panic ends the process.

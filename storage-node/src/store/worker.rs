@@ -5,8 +5,10 @@ use super::applier::ApplyTask;
 use super::handle::{Leadership, ReplicaHandle};
 use super::hosted::Hosted;
 use super::shared::Shared;
+use super::splits::EarlyVotes;
 use crate::raft_log::{LogChange, LogPosition, LogWrite};
 use crate::replica::Input;
+use crate::replica::apply::Applier;
 use crate::snapshot::{InstallDone, StagedSnapshot};
 use crate::transport::{Inbound, Outbound};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -34,6 +36,8 @@ pub struct AppliedNotice {
     pub position: LogPosition,
     pub descriptor: Arc<RangeDescriptor>,
     pub changes: Vec<ConfChangeV2>,
+    /// The range's bounds changed.
+    pub boundary: bool,
     pub removed: bool,
 }
 
@@ -62,6 +66,11 @@ pub enum Task {
         done: Box<dyn FnOnce(Result<(), String>) + Send>,
     },
     Applied(Vec<AppliedNotice>),
+    /// The right part of a range that was split; its state is on disk.
+    Adopt {
+        applier: Box<Applier>,
+        campaign: bool,
+    },
     Destroyed {
         range_id: RangeId,
         replica_id: ReplicaId,
@@ -113,6 +122,7 @@ pub struct Worker {
     pub(super) replicas: HashMap<RangeId, Hosted>,
     /// Ranges with something to collect.
     pub(super) touched: HashSet<RangeId>,
+    pub(super) early_votes: EarlyVotes,
     pub(super) outbound: Vec<Outbound>,
 }
 
@@ -180,6 +190,7 @@ impl Worker {
             }
             Task::Bootstrap { descriptor, done } => done(self.bootstrap(descriptor, now)),
             Task::Applied(notices) => self.applied(notices, now),
+            Task::Adopt { applier, campaign } => self.adopt_split(*applier, campaign, now)?,
             Task::Destroyed { range_id, replica_id } => self.destroyed(range_id, replica_id)?,
             Task::Compact { durable, force } => self.compact(&durable, &force)?,
             Task::Stop => unreachable!("the caller looks for it first"),
@@ -203,7 +214,7 @@ impl Worker {
             let Some(hosted) = self.replicas.get_mut(&notice.range_id).filter(same) else {
                 continue;
             };
-            if !notice.changes.is_empty() {
+            if notice.boundary || !notice.changes.is_empty() {
                 self.shared.changed.notify_waiters();
             }
             if notice.removed {
@@ -218,6 +229,9 @@ impl Worker {
                 },
                 now,
             );
+            if notice.boundary {
+                hosted.core.announce_commit();
+            }
             self.touched.insert(notice.range_id);
         }
     }
