@@ -10,6 +10,7 @@ pub mod server;
 pub mod service;
 pub mod settings;
 pub mod snapshot;
+pub mod split;
 pub mod store;
 pub mod transport;
 pub mod write;

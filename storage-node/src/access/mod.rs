@@ -7,10 +7,12 @@
 mod error;
 mod state;
 mod target;
+mod traffic;
 
 pub use error::Refusal;
 pub use state::{RangeState, RangeStates};
 pub use target::{Target, resolve};
+pub use traffic::{Totals, Traffic};
 
 use crate::store::{Leadership, ProposeError, ReadError, ReplicaHandle, Store};
 use futures::FutureExt as _;

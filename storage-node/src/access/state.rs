@@ -1,5 +1,6 @@
 //! What requests keep of a range in this process's memory, beside the replica itself.
 
+use super::Traffic;
 use crate::latch::Latches;
 use crate::read::SpecialsCache;
 use crate::write::Stamps;
@@ -14,6 +15,7 @@ pub struct RangeState {
     pub latches: Latches,
     pub stamps: Arc<Stamps>,
     pub specials: SpecialsCache,
+    pub traffic: Traffic,
 }
 
 impl RangeState {
@@ -23,6 +25,7 @@ impl RangeState {
             latches: Latches::default(),
             stamps: Arc::default(),
             specials: SpecialsCache::default(),
+            traffic: Traffic::default(),
         }
     }
 }
@@ -53,6 +56,12 @@ impl RangeStates {
             return Arc::new(RangeState::new(replica_id));
         }
         Arc::clone(state)
+    }
+
+    /// The state of a range, if any request needed it yet.
+    #[must_use]
+    pub fn get(&self, range_id: RangeId) -> Option<Arc<RangeState>> {
+        self.states.read().get(&range_id).cloned()
     }
 
     /// Forgets ranges that `keep` does not know any more.

@@ -2,6 +2,7 @@
 
 use super::metrics;
 use crate::replica::membership::ReplicaChangeKind;
+use crate::split::{SplitAt, SplitOrder, Splitter};
 use crate::store::{ReplicaStatus, Store, StoreError};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -31,19 +32,40 @@ pub trait Hosted: Send + Sync {
         leave_joint: bool,
     );
     fn transfer_leader(&self, range_id: RangeId, epoch: Epoch, to: ReplicaId);
+    fn split(&self, order: SplitOrder);
+    /// A range was measured that nobody had measured before.
+    fn set_size(&self, range_id: RangeId, bytes: u64);
 }
 
-impl Hosted for Store {
+/// The store with those who do more than it alone can.
+pub struct Host {
+    pub store: Store,
+    pub splitter: Splitter,
+}
+
+impl Hosted for Host {
     fn statuses(&self) -> Vec<ReplicaStatus> {
-        Store::statuses(self)
+        self.store.statuses()
     }
 
     fn changed(&self) -> Arc<Notify> {
-        Store::changed(self)
+        self.store.changed()
     }
 
     fn bootstrap(&self, range: RangeDescriptor) -> BoxFuture<'_, Result<(), StoreError>> {
-        Store::bootstrap(self, range).boxed()
+        self.store.bootstrap(range).boxed()
+    }
+
+    fn split(&self, order: SplitOrder) {
+        self.splitter.begin(order);
+    }
+
+    fn set_size(&self, range_id: RangeId, bytes: u64) {
+        if let Some(handle) = self.store.replica(range_id)
+            && handle.size_bytes().is_none()
+        {
+            handle.set_size(bytes);
+        }
     }
 
     fn change_replicas(
@@ -53,11 +75,11 @@ impl Hosted for Store {
         changes: Vec<(ReplicaChangeKind, Replica)>,
         leave_joint: bool,
     ) {
-        Store::change_replicas(self, range_id, epoch, changes, leave_joint);
+        self.store.change_replicas(range_id, epoch, changes, leave_joint);
     }
 
     fn transfer_leader(&self, range_id: RangeId, epoch: Epoch, to: ReplicaId) {
-        Store::transfer_leader(self, range_id, epoch, to);
+        self.store.transfer_leader(range_id, epoch, to);
     }
 }
 
@@ -91,7 +113,8 @@ impl Orders {
                 (self.addresses)(nodes.map(|node| (NodeId(node.node_id), node.address)).collect());
                 Ok(None)
             }
-            Command::SplitRange(_) | Command::MergeRanges(_) | Command::AbortMerge(_) => {
+            Command::SplitRange(order) => self.split(order).map(|()| None),
+            Command::MergeRanges(_) | Command::AbortMerge(_) => {
                 tracing::warn!("placement sent a command that this version cannot carry out");
                 Ok(None)
             }
@@ -142,6 +165,28 @@ impl Orders {
             .collect();
         let range_id = RangeId(order.range_id);
         self.hosted.change_replicas(range_id, epoch.into(), changes?, order.leave_joint);
+        Ok(())
+    }
+
+    fn split(&self, order: wire::SplitRange) -> Result<(), Malformed> {
+        metrics::COMMANDS.with_label_values(&["split"]).inc();
+        let epoch = order.epoch.ok_or(Malformed("split without an epoch"))?;
+        let at = match order.at {
+            Some(wire::split_range::At::Key(key)) => SplitAt::Key(key.into()),
+            Some(wire::split_range::At::By(by)) => match wire::split_range::By::try_from(by) {
+                Ok(wire::split_range::By::Size) => SplitAt::Size,
+                Ok(wire::split_range::By::Load) => SplitAt::Load,
+                Err(_) => return Err(Malformed("unknown way to split")),
+            },
+            None => return Err(Malformed("split without a place")),
+        };
+        self.hosted.split(SplitOrder {
+            range_id: RangeId(order.range_id),
+            epoch: epoch.into(),
+            at,
+            new_range_id: RangeId(order.new_range_id),
+            new_replica_ids: order.new_replica_ids.into_iter().map(ReplicaId).collect(),
+        });
         Ok(())
     }
 

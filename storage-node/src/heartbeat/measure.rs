@@ -1,19 +1,42 @@
-//! How large the node's ranges and disk are.
+//! How large the node's ranges and disk are, and how much is asked of them.
 
 use super::metrics;
+use crate::access::{RangeStates, Totals};
 use crate::raft_log::RaftLog;
+use parking_lot::Mutex;
 use rangedb_engine::Engine;
 use rangedb_types::{RangeId, Span};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// What measuring asks.
 pub struct Measures {
-    pub engine: Arc<dyn Engine>,
-    pub log: Arc<dyn RaftLog>,
+    engine: Arc<dyn Engine>,
+    log: Arc<dyn RaftLog>,
+    states: Arc<RangeStates>,
     /// The data folder, for the size of its disk.
-    pub path: PathBuf,
+    path: PathBuf,
+    before: Mutex<HashMap<RangeId, (Totals, Instant)>>,
+}
+
+/// What a range was asked lately, a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rates {
+    pub reads: u64,
+    pub writes: u64,
+    pub bytes_written: u64,
+    /// A key is known that halves the load.
+    pub splittable: bool,
+}
+
+/// A range to be measured.
+pub struct Subject {
+    pub range_id: RangeId,
+    pub span: Span,
+    /// False if it was never measured how large it is.
+    pub size_known: bool,
 }
 
 /// What was measured.
@@ -22,20 +45,34 @@ pub struct Measured {
     pub capacity_bytes: u64,
     pub available_bytes: u64,
     pub used_bytes: u64,
+    /// Of those ranges whose size was not known.
     pub range_bytes: HashMap<RangeId, u64>,
+    pub rates: HashMap<RangeId, Rates>,
 }
 
 impl Measures {
+    #[must_use]
+    pub fn new(
+        engine: Arc<dyn Engine>,
+        log: Arc<dyn RaftLog>,
+        states: Arc<RangeStates>,
+        path: PathBuf,
+    ) -> Self {
+        Self { engine, log, states, path, before: Mutex::default() }
+    }
+
     /// Measures now. Blocks.
-    pub(super) fn take(&self, ranges: &[(RangeId, Span)]) -> Measured {
-        let range_bytes = ranges.iter().map(|(range_id, span)| {
-            let bounds = rangedb_mvcc::bounds(span);
-            (*range_id, self.engine.approximate_size(&bounds.lower, &bounds.upper))
+    pub(super) fn take(&self, ranges: &[Subject]) -> Measured {
+        let unknown = ranges.iter().filter(|range| !range.size_known);
+        let range_bytes = unknown.map(|range| {
+            let bounds = rangedb_mvcc::bounds(&range.span);
+            (range.range_id, self.engine.approximate_size(&bounds.lower, &bounds.upper))
         });
         let usage = self.engine.disk_usage();
         let mut measured = Measured {
             used_bytes: usage.file_bytes + usage.log_bytes + self.log.size_bytes(),
             range_bytes: range_bytes.collect(),
+            rates: self.rates(ranges),
             ..Measured::default()
         };
         match rustix::fs::statvfs(&self.path) {
@@ -50,5 +87,31 @@ impl Measures {
         metrics::DISK.with_label_values(&["available"]).set(gauge(measured.available_bytes));
         metrics::DISK.with_label_values(&["capacity"]).set(gauge(measured.capacity_bytes));
         measured
+    }
+    fn rates(&self, ranges: &[Subject]) -> HashMap<RangeId, Rates> {
+        let now = Instant::now();
+        let mut before = self.before.lock();
+        let mut after = HashMap::with_capacity(ranges.len());
+        let mut rates = HashMap::new();
+        for range in ranges {
+            let Some(state) = self.states.get(range.range_id) else { continue };
+            let totals = state.traffic.totals();
+            after.insert(range.range_id, (totals, now));
+            let Some((old, then)) = before.get(&range.range_id) else { continue };
+            let seconds = now.duration_since(*then).as_secs_f64();
+            if seconds <= 0.0 || *old == totals {
+                continue;
+            }
+            let rate = |new: u64, old: u64| (new.saturating_sub(old) as f64 / seconds) as u64;
+            let rate = Rates {
+                reads: rate(totals.reads, old.reads),
+                writes: rate(totals.writes, old.writes),
+                bytes_written: rate(totals.bytes_written, old.bytes_written),
+                splittable: state.traffic.split_key(&range.span).is_some(),
+            };
+            rates.insert(range.range_id, rate);
+        }
+        *before = after;
+        rates
     }
 }

@@ -12,13 +12,13 @@ pub mod metrics;
 mod report;
 mod session;
 
-pub use commands::{ClusterSettings, Hosted, Orders};
+pub use commands::{ClusterSettings, Host, Hosted, Orders};
 pub use measure::Measures;
 pub use session::{Link, LinkError, NodeInfo};
 
 use crate::store::ReplicaStatus;
 use futures::FutureExt as _;
-use measure::Measured;
+use measure::{Measured, Subject};
 use rangedb_placement_client::LEADER_METADATA;
 use rangedb_proto::internal::v1::{NodeReport, node_report::Report};
 use rangedb_types::{Random as _, SystemRandom};
@@ -37,7 +37,7 @@ const BEAT_INTERVAL: Duration = Duration::from_secs(1);
 /// Changes that come closer together share a beat.
 const BEAT_GAP_MIN: Duration = Duration::from_millis(20);
 /// Sizes change slowly and cost a look into every file.
-const MEASURE_INTERVAL: Duration = Duration::from_secs(10);
+const MEASURE_INTERVAL: Duration = Duration::from_secs(5);
 /// A report that cannot be handed to the transport for so long means that the link is dead.
 const SEND_LIMIT: Duration = Duration::from_secs(3);
 /// Longest pause before the next attempt to open the stream.
@@ -136,7 +136,12 @@ impl Heartbeat {
                 result = finished(&mut measuring), if measuring.is_some() => {
                     measuring = None;
                     match result {
-                        Ok(result) => *measured = result,
+                        Ok(result) => {
+                            for (range_id, bytes) in &result.range_bytes {
+                                self.orders.hosted.set_size(*range_id, *bytes);
+                            }
+                            *measured = result;
+                        }
                         Err(error) => tracing::warn!(%error, "sizes could not be measured"),
                     }
                     false
@@ -175,9 +180,14 @@ impl Heartbeat {
     }
 }
 
-fn led(statuses: &[ReplicaStatus]) -> Vec<(rangedb_types::RangeId, rangedb_types::Span)> {
+fn led(statuses: &[ReplicaStatus]) -> Vec<Subject> {
     let led = statuses.iter().filter(|status| status.is_leader);
-    led.map(|status| (status.descriptor.range_id, status.descriptor.span.clone())).collect()
+    led.map(|status| Subject {
+        range_id: status.descriptor.range_id,
+        span: status.descriptor.span.clone(),
+        size_known: status.size_bytes.is_some(),
+    })
+    .collect()
 }
 
 async fn finished(measuring: &mut Option<JoinHandle<Measured>>) -> Result<Measured, JoinError> {

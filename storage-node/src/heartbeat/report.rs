@@ -21,11 +21,14 @@ impl Delta {
         for status in statuses.iter().filter(|status| status.is_leader) {
             let range_id = status.descriptor.range_id;
             let report = report(status, measured);
-            let known = self.told.remove(&range_id);
-            if known.is_none_or(|known| differs(&known, &report)) {
-                ranges.push(report.clone());
-            }
-            led.insert(range_id, report);
+            match self.told.remove(&range_id) {
+                // What was told stays the measure: small steps must add up.
+                Some(known) if !differs(&known, &report) => led.insert(range_id, known),
+                _ => {
+                    ranges.push(report.clone());
+                    led.insert(range_id, report)
+                }
+            };
         }
         let mut lost: Vec<u64> = self.told.keys().map(|range_id| range_id.get()).collect();
         lost.sort_unstable();
@@ -46,21 +49,43 @@ impl Delta {
 
 fn report(status: &ReplicaStatus, measured: &Measured) -> RangeReport {
     let ids = |ids: &[ReplicaId]| ids.iter().map(|id| id.get()).collect();
+    let range_id = status.descriptor.range_id;
+    let rates = measured.rates.get(&range_id).copied().unwrap_or_default();
     RangeReport {
         range: Some((&*status.descriptor).into()),
         term: status.term,
-        size_bytes: measured.range_bytes.get(&status.descriptor.range_id).copied().unwrap_or(0),
+        size_bytes: status
+            .size_bytes
+            .or_else(|| measured.range_bytes.get(&range_id).copied())
+            .unwrap_or(0),
         caught_up_replica_ids: ids(&status.caught_up),
         down_replica_ids: ids(&status.down),
         applied_index: status.applied_index,
-        ..RangeReport::default()
+        reads_per_second: rates.reads,
+        writes_per_second: rates.writes,
+        bytes_written_per_second: rates.bytes_written,
+        load_splittable: rates.splittable,
+        merging: None,
     }
 }
 
-/// The applied index alone moves with every write and is not worth a report.
+/// What moves with every write is worth a report only once it has moved far: the applied index
+/// never, sizes and rates by a tenth and a bit.
 fn differs(told: &RangeReport, now: &RangeReport) -> bool {
-    let comparable = RangeReport { applied_index: now.applied_index, ..told.clone() };
+    let far = |told: u64, now: u64, bit: u64| told.abs_diff(now) > told.max(now) / 10 + bit;
+    let comparable = RangeReport {
+        applied_index: now.applied_index,
+        size_bytes: now.size_bytes,
+        reads_per_second: now.reads_per_second,
+        writes_per_second: now.writes_per_second,
+        bytes_written_per_second: now.bytes_written_per_second,
+        ..told.clone()
+    };
     comparable != *now
+        || far(told.size_bytes, now.size_bytes, 64 << 10)
+        || far(told.reads_per_second, now.reads_per_second, 10)
+        || far(told.writes_per_second, now.writes_per_second, 10)
+        || far(told.bytes_written_per_second, now.bytes_written_per_second, 64 << 10)
 }
 
 #[cfg(test)]
@@ -86,6 +111,7 @@ mod tests {
             last_index: applied_index,
             caught_up: Vec::new(),
             down: Vec::new(),
+            size_bytes: None,
         }
     }
 
@@ -103,7 +129,7 @@ mod tests {
         assert_eq!((told(&first), first.replicas, first.leaders), (vec![1, 2], 3, 2));
         let same = delta.beat(&[status(1, true, 99), status(2, true, 5)], &measured);
         assert!(told(&same).is_empty() && same.lost_leaderships.is_empty());
-        measured.range_bytes.insert(RangeId(2), 100);
+        measured.range_bytes.insert(RangeId(2), 100_000);
         let mut caught_up = status(1, true, 99);
         caught_up.caught_up.push(ReplicaId(8));
         assert_eq!(told(&delta.beat(&[caught_up.clone(), status(2, true, 5)], &measured)), [1, 2]);

@@ -1,6 +1,7 @@
 use super::*;
 use crate::raft_log::{LogError, LogState, LogWrite, RaftLog};
 use crate::replica::membership::ReplicaChangeKind;
+use crate::split::SplitOrder;
 use crate::store::StoreError;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -98,6 +99,7 @@ struct FakeStore {
     changed: Arc<Notify>,
     leads: Mutex<bool>,
     transfers: Mutex<Vec<(RangeId, ReplicaId)>>,
+    splits: Mutex<Vec<SplitOrder>>,
 }
 
 impl Hosted for FakeStore {
@@ -118,6 +120,7 @@ impl Hosted for FakeStore {
             last_index: 12,
             caught_up: Vec::new(),
             down: Vec::new(),
+            size_bytes: None,
         }]
     }
 
@@ -135,6 +138,12 @@ impl Hosted for FakeStore {
     fn transfer_leader(&self, range_id: RangeId, _: Epoch, to: ReplicaId) {
         self.transfers.lock().push((range_id, to));
     }
+
+    fn split(&self, order: SplitOrder) {
+        self.splits.lock().push(order);
+    }
+
+    fn set_size(&self, _: RangeId, _: u64) {}
 }
 
 struct NoLog;
@@ -210,7 +219,7 @@ impl Fixture {
                 settings: watch::Sender::default(),
                 addresses: Box::new(move |all| *sink.lock() = all),
             },
-            Measures { engine: engine.unwrap(), log: Arc::new(NoLog), path: dir.path().to_owned() },
+            Measures::new(engine.unwrap(), Arc::new(NoLog), Arc::default(), dir.path().to_owned()),
             registered_sender,
             cancel.clone(),
         );

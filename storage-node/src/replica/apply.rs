@@ -64,6 +64,8 @@ pub struct SplitOff {
     pub right: RangeDescriptor,
     /// The replica of it that is on this node.
     pub replica_id: ReplicaId,
+    pub left_bytes: u64,
+    pub right_bytes: u64,
 }
 
 impl Applier {
@@ -139,7 +141,9 @@ impl Applier {
         let replica_id = own.expect("a replica that applies entries is a member").1.replica_id;
         let old_span = self.descriptor.span.clone();
         self.descriptor = Arc::new(left);
-        (Outcome::Split(Box::new(SplitOff { old_span, right, replica_id })), Ok(()))
+        let (left_bytes, right_bytes) = (plan.left_bytes, plan.right_bytes);
+        let off = SplitOff { old_span, right, replica_id, left_bytes, right_bytes };
+        (Outcome::Split(Box::new(off)), Ok(()))
     }
 
     fn apply_conf_change(

@@ -19,6 +19,9 @@ pub struct SplitPlan {
     pub new_range_id: RangeId,
     /// One for each replica, in the descriptor's order.
     pub new_replica_ids: Vec<ReplicaId>,
+    /// What the leader measured on either side: estimates, for reports alone.
+    pub left_bytes: u64,
+    pub right_bytes: u64,
 }
 
 /// An entry that cannot be read is damage: every replica would apply something else.
@@ -48,6 +51,8 @@ pub fn encode_split(epoch: Epoch, plan: &SplitPlan) -> Vec<u8> {
         key: plan.key.clone().into(),
         new_range_id: plan.new_range_id.get(),
         new_replica_ids: plan.new_replica_ids.iter().map(|id| id.get()).collect(),
+        left_bytes: plan.left_bytes,
+        right_bytes: plan.right_bytes,
     };
     let command =
         RaftCommand { epoch_version: epoch.version, split: Some(split), ..RaftCommand::default() };
@@ -62,6 +67,8 @@ pub fn decode_split(index: u64, split: RangeSplit) -> Result<(Epoch, SplitPlan),
         key: split.key.into(),
         new_range_id: RangeId(split.new_range_id),
         new_replica_ids: split.new_replica_ids.into_iter().map(ReplicaId).collect(),
+        left_bytes: split.left_bytes,
+        right_bytes: split.right_bytes,
     };
     Ok((epoch.into(), plan))
 }

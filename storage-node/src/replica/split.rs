@@ -74,6 +74,8 @@ mod tests {
             key: key.to_vec(),
             new_range_id: RangeId(7),
             new_replica_ids: vec![ReplicaId(11), ReplicaId(12)],
+            left_bytes: 0,
+            right_bytes: 0,
         }
     }
 

@@ -3,10 +3,11 @@
 use super::open::{Opened, SNAPSHOT_DIR};
 use super::{Context, StartError};
 use crate::access::{RangeStates, Ranges, Timestamps};
-use crate::heartbeat::{self, Heartbeat, Hosted, LinkError, Measures, Orders};
+use crate::heartbeat::{self, Heartbeat, Host, Hosted, LinkError, Measures, Orders};
 use crate::read::{self, ReadPool, Reader};
 use crate::service::{self, DataPlane, NodeService};
 use crate::snapshot::{self, SnapshotInbox, SnapshotOptions, SnapshotWorker};
+use crate::split::Splitter;
 use crate::store::{Store, StoreOptions};
 use crate::transport::{
     AddressBook, Identity, Outbox, RaftTransportService, raft_transport_service,
@@ -98,7 +99,7 @@ pub(super) async fn bring_up(
         requests.clone(),
         requests_stop.clone(),
     );
-    background.spawn(tidy(states, store.clone(), background_stop.clone()));
+    background.spawn(tidy(Arc::clone(&states), store.clone(), background_stop.clone()));
 
     let (reporter, health_service) = tonic_health::server::health_reporter();
     let grpc_stop = CancellationToken::new();
@@ -118,8 +119,18 @@ pub(super) async fn bring_up(
 
     let heartbeat_stop = CancellationToken::new();
     let (registered, told) = watch::channel(false);
-    let heartbeat =
-        link_to_placement(context, &opened, &store, &links, registered, heartbeat_stop.clone());
+    let engine = Arc::clone(&opened.engine);
+    let splitter = Splitter::new(store.clone(), engine, Arc::clone(&states), background.clone());
+    let host = Host { store: store.clone(), splitter };
+    let heartbeat = link_to_placement(
+        context,
+        &opened,
+        host,
+        states,
+        &links,
+        registered,
+        heartbeat_stop.clone(),
+    );
     let heartbeat = tokio::spawn(heartbeat.run());
     context.health.set_not_ready("waiting for placement");
     background.spawn(become_ready(told, context.health.clone(), reporter, background_stop.clone()));
@@ -214,22 +225,24 @@ async fn start_store(
 fn link_to_placement(
     context: &Context,
     opened: &Opened,
-    store: &Store,
+    host: Host,
+    states: Arc<RangeStates>,
     links: &Links,
     registered: watch::Sender<bool>,
     stop: CancellationToken,
 ) -> Heartbeat {
     let outbox = Arc::clone(&links.outbox);
     let orders = Orders {
-        hosted: Arc::new(store.clone()) as Arc<dyn Hosted>,
+        hosted: Arc::new(host) as Arc<dyn Hosted>,
         settings: context.cluster_settings.clone(),
         addresses: Box::new(move |addresses| outbox.set_addresses(addresses)),
     };
-    let measures = Measures {
-        engine: Arc::clone(&opened.engine),
-        log: Arc::clone(&opened.log),
-        path: opened.data_dir.path().to_owned(),
-    };
+    let measures = Measures::new(
+        Arc::clone(&opened.engine),
+        Arc::clone(&opened.log),
+        states,
+        opened.data_dir.path().to_owned(),
+    );
     Heartbeat::new(context.link(opened), orders, measures, registered, stop)
 }
 

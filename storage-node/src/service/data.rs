@@ -7,6 +7,7 @@ use super::{convert, metrics};
 use crate::access::{RangeStates, Ranges, Refusal, Target, resolve};
 use crate::read::{Get, GetResult, Reader, Scan};
 use crate::write::{Batch, StatusQuery, Work, WorkResult, Write, Writer};
+use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use prost::Message as _;
 use rangedb_proto::internal::v1::data_response::Result as Answer;
@@ -156,6 +157,7 @@ impl DataPlane {
         match operation {
             Op::Get { keys, read_version } => {
                 keys.iter().try_for_each(|key| target.check_key(key))?;
+                keys.iter().for_each(|key| target.state().traffic.read(key));
                 let get = Get { tag, target, keys, deadline };
                 if read_version.is_zero() {
                     sorted.gets.push(get);
@@ -166,11 +168,14 @@ impl DataPlane {
             Op::Scan { span, options, read_version } => {
                 let inside = target.span().intersect(&span);
                 let span = inside.ok_or_else(|| target.epoch_mismatch(&span))?;
+                target.state().traffic.read(&Bytes::copy_from_slice(&span.start));
                 let scan = Scan { target, span, options, read_version, deadline };
                 self.scan(tag, scan, message.clone());
             }
             Op::Write { change, identity } => {
                 target.check_scope(&change.scope())?;
+                let (key, bytes) = change.extent();
+                target.state().traffic.write(&key, bytes);
                 let write = Write { target, change, identity, deadline };
                 sorted.add_work(tag, *kind, Work::Write(write));
             }

@@ -146,7 +146,9 @@ impl ApplyThread {
                 self.answers.push((replies, Err(ProposeError::OutcomeUnknown)));
                 continue;
             };
+            let bytes_before = self.batch.byte_size();
             let applied = owned.applier.apply(&entry, &mut self.batch);
+            owned.handle.add_bytes(self.batch.byte_size() - bytes_before);
             let (outcome, result) =
                 applied.map_err(|error| format!("range {range_id} cannot go on: {error}"))?;
             let progress = self.progress.entry(range_id).or_default();
@@ -185,6 +187,8 @@ impl ApplyThread {
         let Some(owned) = self.ranges.get(&range_id) else { return Ok(()) };
         let handle = Arc::clone(&owned.handle);
         let largest_commit = owned.applier.largest_commit;
+        let right_bytes = split.right_bytes;
+        handle.set_size(split.left_bytes);
         let right = range_state::split_off(
             self.engine.as_ref(),
             &mut self.batch,
@@ -198,7 +202,7 @@ impl ApplyThread {
         let Some(right) = right else { return Ok(()) };
         tracing::info!(%range_id, right = %right.descriptor.range_id, "the range was split");
         let campaign = handle.leads();
-        self.shared.adopt(right, campaign);
+        self.shared.adopt(right, campaign, right_bytes);
         Ok(())
     }
 

@@ -19,6 +19,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
+/// Stands for a size that nobody measured.
+const SIZE_UNKNOWN: u64 = u64::MAX;
+
 /// Proof that a replica led its range in a term and had applied that term's first entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Leadership {
@@ -71,6 +74,8 @@ pub struct ReplicaStatus {
     pub caught_up: Vec<ReplicaId>,
     /// Followers that were silent for long; empty unless this replica leads.
     pub down: Vec<ReplicaId>,
+    /// Roughly, all versions counted; `None` if nobody measured yet.
+    pub size_bytes: Option<u64>,
 }
 
 /// Written by the Raft thread (and the descriptor by the apply thread), read by everybody.
@@ -96,6 +101,8 @@ pub struct ReplicaHandle {
     applied_index: AtomicU64,
     largest_commit: AtomicU64,
     special_generation: AtomicU64,
+    /// Estimated bytes of keys, versions and values; `SIZE_UNKNOWN` until somebody measured.
+    size_bytes: AtomicU64,
     checks: Checks,
 }
 
@@ -125,6 +132,7 @@ impl ReplicaHandle {
             applied_index: AtomicU64::new(0),
             largest_commit: AtomicU64::new(0),
             special_generation: AtomicU64::new(0),
+            size_bytes: AtomicU64::new(SIZE_UNKNOWN),
             checks: Checks::default(),
         }
     }
@@ -225,6 +233,25 @@ impl ReplicaHandle {
         self.special_generation.load(Ordering::SeqCst)
     }
 
+    /// Roughly how many bytes the range holds, all versions counted; `None` if nobody measured yet.
+    #[must_use]
+    pub fn size_bytes(&self) -> Option<u64> {
+        let size = self.size_bytes.load(Ordering::Relaxed);
+        (size != SIZE_UNKNOWN).then_some(size)
+    }
+
+    /// The range was measured.
+    pub fn set_size(&self, bytes: u64) {
+        self.size_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// The range has grown, if it was measured before.
+    pub(super) fn add_bytes(&self, bytes: usize) {
+        let grown = |size: u64| (size != SIZE_UNKNOWN).then(|| size.saturating_add(bytes as u64));
+        // Unknown stays unknown.
+        let _unknown = self.size_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown);
+    }
+
     #[must_use]
     pub fn applied_index(&self) -> u64 {
         self.applied_index.load(Ordering::Acquire)
@@ -302,6 +329,7 @@ impl ReplicaHandle {
             last_index: published.last_index,
             caught_up: published.caught_up.clone(),
             down: published.down.clone(),
+            size_bytes: self.size_bytes(),
         }
     }
 

@@ -112,7 +112,7 @@ pub fn split_off(
     split: SplitOff,
     largest_commit: Timestamp,
 ) -> Result<Option<Applier>, String> {
-    let SplitOff { old_span, right, replica_id } = split;
+    let SplitOff { old_span, right, replica_id, .. } = split;
     let removed = tombstone(engine, right.range_id)?;
     if removed.is_some_and(|removed| removed >= replica_id) {
         for span in rangedb_mvcc::replicated_spans(&right) {

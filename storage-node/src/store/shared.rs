@@ -38,10 +38,10 @@ pub struct Shared {
 
 impl Shared {
     /// Gives a replica that a split made to its Raft thread.
-    pub fn adopt(&self, applier: Applier, campaign: bool) {
+    pub fn adopt(&self, applier: Applier, campaign: bool, bytes: u64) {
         let workers = self.workers.get().expect("threads run only once all are known");
         let index = worker_index(applier.descriptor.range_id, workers.len());
-        workers[index].send(Task::Adopt { applier: Box::new(applier), campaign });
+        workers[index].send(Task::Adopt { applier: Box::new(applier), campaign, bytes });
     }
 
     /// The first reason stays.

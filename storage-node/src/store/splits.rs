@@ -54,6 +54,7 @@ impl Worker {
         &mut self,
         applier: Applier,
         campaign: bool,
+        bytes: u64,
         now: MonotonicTime,
     ) -> Result<(), String> {
         let (range_id, replica_id) = (applier.descriptor.range_id, applier.replica_id);
@@ -74,6 +75,7 @@ impl Worker {
         let state = self.reset_log(replica_id, INITIAL_POSITION)?;
         self.adopt(applier, state, now)?;
         if let Some(hosted) = self.replicas.get_mut(&range_id) {
+            hosted.handle.set_size(bytes);
             hosted.core.begin_after_split(campaign);
         }
         for inbound in self.early_votes.take(range_id, replica_id) {

@@ -70,6 +70,7 @@ pub enum Task {
     Adopt {
         applier: Box<Applier>,
         campaign: bool,
+        bytes: u64,
     },
     Destroyed {
         range_id: RangeId,
@@ -190,7 +191,9 @@ impl Worker {
             }
             Task::Bootstrap { descriptor, done } => done(self.bootstrap(descriptor, now)),
             Task::Applied(notices) => self.applied(notices, now),
-            Task::Adopt { applier, campaign } => self.adopt_split(*applier, campaign, now)?,
+            Task::Adopt { applier, campaign, bytes } => {
+                self.adopt_split(*applier, campaign, bytes, now)?;
+            }
             Task::Destroyed { range_id, replica_id } => self.destroyed(range_id, replica_id)?,
             Task::Compact { durable, force } => self.compact(&durable, &force)?,
             Task::Stop => unreachable!("the caller looks for it first"),

@@ -43,6 +43,16 @@ impl Change {
         }
     }
 
+    /// Where it begins, and how many bytes it brings.
+    #[must_use]
+    pub fn extent(&self) -> (Bytes, usize) {
+        match self {
+            Self::Put { key, value, .. } => (key.clone(), key.len() + value.len()),
+            Self::Delete { key, .. } => (key.clone(), key.len()),
+            Self::DeleteRange { span } => (Bytes::copy_from_slice(&span.start), 0),
+        }
+    }
+
     pub(super) const fn condition(&self) -> Condition {
         match self {
             Self::Put { condition, .. } | Self::Delete { condition, .. } => *condition,
