@@ -15,8 +15,10 @@ pub struct Operator {
 }
 
 /// How a split finds its key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum SplitAt {
+    /// At this key. Plans never say so: it is what a person asks for.
+    Key(Vec<u8>),
     /// Halves of equal size.
     Size,
     /// Halves of equal load.
@@ -64,6 +66,9 @@ impl fmt::Display for Step {
             }
             Self::LeaveJoint => f.write_str("leave the joint configuration"),
             Self::TransferLeader { to } => write!(f, "hand the lead to node {}", to.node_id),
+            Self::Split { at: SplitAt::Key(key) } => {
+                write!(f, "split at {}", String::from_utf8_lossy(key))
+            }
             Self::Split { at: SplitAt::Size } => f.write_str("split into halves of equal size"),
             Self::Split { at: SplitAt::Load } => f.write_str("split into halves of equal load"),
             Self::Merge { right, .. } => write!(f, "merge with range {right} on its right"),

@@ -8,10 +8,11 @@ use super::office::Office;
 use crate::consensus::{LeadershipError, ProposeError};
 use crate::metrics;
 use crate::operator::planner_seed;
-use crate::state::{Command, RANGES_PER_REPORT_MAX, Response};
+use crate::state::{Command, RANGES_PER_REPORT_MAX, Response, State, settings};
 use rangedb_planner::{ClusterView, Liveness, Policy, plan};
 use rangedb_proto::internal::v1 as wire;
-use rangedb_types::{Epoch, MonotonicTime, NodeId, RangeDescriptor, ReplicaId, Span};
+use rangedb_types::{Epoch, MonotonicTime, NodeId, RangeDescriptor, RangeId, Span};
+use std::collections::HashMap;
 use std::time::Duration;
 use tokio::time::{Instant, interval, sleep};
 
@@ -32,6 +33,17 @@ const FIRST_EPOCH: Epoch = Epoch { version: 1, conf_version: 1 };
 /// Why the office is laid down.
 enum Lost {
     Leadership,
+}
+
+/// What the operator wants, from the runtime settings.
+fn policy(state: &State) -> Policy {
+    Policy {
+        replication_factor: state.replication_factor(),
+        moves_per_node_max: MOVES_PER_NODE_MAX,
+        split_size_bytes: state.bytes_setting(settings::RANGE_SPLIT_SIZE),
+        merge_size_bytes: state.bytes_setting(settings::RANGE_MERGE_SIZE),
+        ..Policy::default()
+    }
 }
 
 struct Duties<'a> {
@@ -169,11 +181,7 @@ impl Duties<'_> {
     async fn schedule(&self) -> Result<(), Lost> {
         let office = self.office;
         let (view, policy, seed) = office.look(|state, view, now| {
-            let policy = Policy {
-                replication_factor: state.replication_factor(),
-                moves_per_node_max: MOVES_PER_NODE_MAX,
-                ..Policy::default()
-            };
+            let policy = policy(state);
             let seed = state.cluster_id().map_or(0, planner_seed);
             (view.snapshot(state, now), policy, seed)
         });
@@ -184,7 +192,13 @@ impl Duties<'_> {
         *office.explanation.lock() = explanation;
         let wanted = {
             let mut under_way = office.operators.lock();
-            under_way.accept(operators, office.now());
+            let replicas: HashMap<RangeId, usize> = view
+                .ranges
+                .iter()
+                .map(|range| (range.descriptor.range_id, range.descriptor.replicas.len()))
+                .collect();
+            let replicas = |range_id| replicas.get(&range_id).copied().unwrap_or_default();
+            under_way.accept(operators, replicas, office.now());
             under_way.ids_wanted()
         };
         if wanted > 0 {
@@ -193,8 +207,7 @@ impl Duties<'_> {
             if let Some(Response::Ids { first }) =
                 self.propose(Command::AllocateIds { count }).await?
             {
-                let ids = (first..first + u64::from(count)).map(ReplicaId);
-                office.operators.lock().give_ids(ids);
+                office.operators.lock().give_ids(first..first + u64::from(count));
             }
         }
         self.send_commands();

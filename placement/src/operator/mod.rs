@@ -6,10 +6,11 @@
 //! with the same replica id, so that the node can tell that it is the same; what the plan no longer
 //! holds is forgotten.
 
-use rangedb_planner::{Operator, Step};
+use rangedb_planner::{Operator, SplitAt, Step};
 use rangedb_proto::internal::v1 as wire;
 use rangedb_proto::internal::v1::node_command::Command;
 use rangedb_proto::internal::v1::replica_change::Kind;
+use rangedb_proto::internal::v1::split_range;
 use rangedb_types::{ClusterId, MonotonicTime, NodeId, RangeId, Replica, ReplicaId, ReplicaRole};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -24,8 +25,9 @@ pub const GIVE_UP_AFTER: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub struct UnderWay {
     pub operator: Operator,
-    /// The replica that the step creates, if it creates one.
-    new_replica: Option<ReplicaId>,
+    /// How many new ids the step needs, and those it was given.
+    ids_wanted: usize,
+    ids: Vec<u64>,
     sent_at: Option<MonotonicTime>,
     first_sent_at: Option<MonotonicTime>,
 }
@@ -44,18 +46,20 @@ pub struct Dispatch {
 pub struct Operators {
     under_way: BTreeMap<RangeId, UnderWay>,
     /// Ids that were allocated and not used yet.
-    spare_ids: VecDeque<ReplicaId>,
+    spare_ids: VecDeque<u64>,
 }
 
 impl Operators {
     /// Takes in a new plan: goes on with what it still holds, begins what is new, forgets the rest.
-    pub fn accept(&mut self, plan: Vec<Operator>, now: MonotonicTime) {
+    /// `replicas` tells how many replicas a range has.
+    pub fn accept(
+        &mut self,
+        plan: Vec<Operator>,
+        replicas: impl Fn(RangeId) -> usize,
+        now: MonotonicTime,
+    ) {
         let mut before = std::mem::take(&mut self.under_way);
         for operator in plan {
-            // A split needs ids for every replica of its right part.
-            if matches!(operator.step, Step::Split { .. }) {
-                continue;
-            }
             // For one epoch the first choice stays for a while: another would race with it.
             let same = before.remove(&operator.range_id).filter(|old| {
                 old.operator.epoch == operator.epoch && !old.gone_stale(&operator, now)
@@ -66,7 +70,14 @@ impl Operators {
                     ..old
                 },
                 None => {
-                    UnderWay { operator, new_replica: None, sent_at: None, first_sent_at: None }
+                    let ids_wanted = match operator.step {
+                        Step::AddLearner { .. } => 1,
+                        // One for the new range, one for each of its replicas.
+                        Step::Split { .. } => 1 + replicas(operator.range_id),
+                        _ => 0,
+                    };
+                    let (ids, sent_at, first_sent_at) = (Vec::new(), None, None);
+                    UnderWay { operator, ids_wanted, ids, sent_at, first_sent_at }
                 }
             };
             self.under_way.insert(entry.operator.range_id, entry);
@@ -76,12 +87,12 @@ impl Operators {
     /// How many new ids are wanted before [`Self::due`] can send everything.
     #[must_use]
     pub fn ids_wanted(&self) -> usize {
-        let wanted = self.under_way.values().filter(|entry| entry.wants_id()).count();
+        let wanted: usize = self.under_way.values().map(UnderWay::ids_missing).sum();
         wanted.saturating_sub(self.spare_ids.len())
     }
 
     /// Ids that nobody else uses.
-    pub fn give_ids(&mut self, ids: impl IntoIterator<Item = ReplicaId>) {
+    pub fn give_ids(&mut self, ids: impl IntoIterator<Item = u64>) {
         self.spare_ids.extend(ids);
     }
 
@@ -92,10 +103,11 @@ impl Operators {
             if entry.sent_at.is_some_and(|sent_at| now.since(sent_at) < RESEND_AFTER) {
                 continue;
             }
-            if entry.wants_id() {
-                let Some(id) = self.spare_ids.pop_front() else { continue };
-                entry.new_replica = Some(id);
+            let missing = entry.ids_missing();
+            if missing > self.spare_ids.len() {
+                continue;
             }
+            entry.ids.extend(self.spare_ids.drain(..missing));
             entry.sent_at = Some(now);
             entry.first_sent_at.get_or_insert(now);
             due.push(entry.dispatch());
@@ -117,8 +129,8 @@ impl Operators {
 }
 
 impl UnderWay {
-    const fn wants_id(&self) -> bool {
-        matches!(self.operator.step, Step::AddLearner { .. }) && self.new_replica.is_none()
+    const fn ids_missing(&self) -> usize {
+        self.ids_wanted - self.ids.len()
     }
 
     /// True if the plan wants another step by now. Another target for a new replica waits until the
@@ -146,7 +158,7 @@ impl UnderWay {
         };
         let (kind, command) = match &self.operator.step {
             Step::AddLearner { node_id } => {
-                let replica_id = self.new_replica.expect("an id is given before this is made");
+                let replica_id = ReplicaId(self.ids[0]);
                 let replica = Replica { replica_id, node_id: *node_id, role: ReplicaRole::Learner };
                 ("add_learner", change_replicas(vec![change(Kind::AddLearner, &replica)]))
             }
@@ -178,13 +190,30 @@ impl UnderWay {
                     wire::AbortMerge { left_range_id: range_id, left_version: *left_version };
                 ("abort_merge", Command::AbortMerge(abort))
             }
-            Step::Split { .. } => unreachable!("not accepted: it takes ids that nobody gives yet"),
+            Step::Split { at } => ("split", Command::SplitRange(self.split(at))),
         };
         Dispatch {
             node_id: self.operator.leader,
             range_id: self.operator.range_id,
             kind,
             command: wire::NodeCommand { command: Some(command) },
+        }
+    }
+}
+
+impl UnderWay {
+    fn split(&self, at: &SplitAt) -> wire::SplitRange {
+        let at = match at {
+            SplitAt::Key(key) => split_range::At::Key(key.clone().into()),
+            SplitAt::Size => split_range::At::By(split_range::By::Size.into()),
+            SplitAt::Load => split_range::At::By(split_range::By::Load.into()),
+        };
+        wire::SplitRange {
+            range_id: self.operator.range_id.get(),
+            epoch: Some(self.operator.epoch.into()),
+            new_range_id: self.ids[0],
+            new_replica_ids: self.ids[1..].to_vec(),
+            at: Some(at),
         }
     }
 }

@@ -182,6 +182,12 @@ impl State {
             .expect("the factor has a small upper bound")
     }
 
+    /// A setting that is a size.
+    #[must_use]
+    pub fn bytes_setting(&self, name: &str) -> u64 {
+        settings::parse_bytes(&self.setting_text(name)).expect("stored settings were checked")
+    }
+
     #[must_use]
     pub fn node_dead_after(&self) -> Duration {
         settings::parse_period(&self.setting_text(settings::NODE_DEAD_AFTER))

@@ -8,7 +8,7 @@
 mod snapshot;
 
 use crate::state::State;
-use rangedb_planner::Liveness;
+use rangedb_planner::{Liveness, MergeIntent};
 use rangedb_proto::convert::Malformed;
 use rangedb_proto::internal::v1 as wire;
 use rangedb_types::{MonotonicTime, NodeId, RangeDescriptor, RangeId, ReplicaId};
@@ -53,6 +53,13 @@ pub struct Reported {
     pub size_bytes: u64,
     pub caught_up: BTreeSet<ReplicaId>,
     pub down: BTreeSet<ReplicaId>,
+    pub reads_per_second: u64,
+    pub writes_per_second: u64,
+    pub bytes_written_per_second: u64,
+    pub load_splittable: bool,
+    pub merging: Option<MergeIntent>,
+    /// Since when it is frozen for that merge, as far as this leader knows.
+    pub frozen_since: Option<MonotonicTime>,
 }
 
 /// The soft state of one term of leadership.
@@ -118,7 +125,7 @@ impl View {
         }
         let lost: BTreeSet<_> = beat.lost_leaderships.iter().copied().map(RangeId).collect();
         self.forget_leaderships(node_id, |range_id| lost.contains(&range_id));
-        Ok(reports.into_iter().filter_map(|report| self.take_in(report)).collect())
+        Ok(reports.into_iter().filter_map(|report| self.take_in(report, now)).collect())
     }
 
     fn forget_leaderships(&mut self, node_id: NodeId, which: impl Fn(RangeId) -> bool) {
@@ -129,9 +136,13 @@ impl View {
         }
     }
 
-    fn take_in(&mut self, report: Reported) -> Option<RangeDescriptor> {
+    fn take_in(&mut self, mut report: Reported, now: MonotonicTime) -> Option<RangeDescriptor> {
         let range_id = report.descriptor.range_id;
+        report.frozen_since = report.merging.map(|_| now);
         if let Some(known) = self.ranges.get(&range_id) {
+            if known.merging == report.merging {
+                report.frozen_since = known.frozen_since;
+            }
             let epoch = report.descriptor.epoch;
             if report.term < known.term || !epoch.at_least(known.descriptor.epoch) {
                 return None;
@@ -192,6 +203,15 @@ fn read_report(node_id: NodeId, report: &wire::RangeReport) -> Result<Reported, 
         size_bytes: report.size_bytes,
         caught_up: ids(&report.caught_up_replica_ids),
         down: ids(&report.down_replica_ids),
+        reads_per_second: report.reads_per_second,
+        writes_per_second: report.writes_per_second,
+        bytes_written_per_second: report.bytes_written_per_second,
+        load_splittable: report.load_splittable,
+        merging: report.merging.map(|intent| MergeIntent {
+            left_range_id: RangeId(intent.left_range_id),
+            left_version: intent.left_version,
+        }),
+        frozen_since: None,
     })
 }
 

@@ -51,6 +51,12 @@ impl View {
                 caught_up: reported.caught_up.clone(),
                 down: reported.down.clone(),
                 size_bytes: Some(reported.size_bytes),
+                reads_per_second: reported.reads_per_second,
+                writes_per_second: reported.writes_per_second,
+                bytes_written_per_second: reported.bytes_written_per_second,
+                load_splittable: reported.load_splittable,
+                merging: reported.merging,
+                frozen_for: reported.frozen_since.map(|since| now.since(since)).unwrap_or_default(),
                 ..RangeView::new(reported.descriptor.clone())
             },
             None => RangeView::new(stored.clone()),
