@@ -1,91 +1,62 @@
-//! Which node gets a new replica.
+//! Which node gets a new replica, and which one the leadership.
 
-use crate::{ClusterView, Liveness, NodeView, RangeView};
-use rangedb_types::NodeId;
-use std::collections::BTreeMap;
+use crate::RangeView;
+use crate::cluster::{Cluster, Node, Sharing};
+use crate::members::sharing;
+use rangedb_types::{NodeId, Replica, ReplicaRole};
 
 /// How bad a node is for one more replica of a range; the smallest wins. Far apart comes before
 /// evenly filled: a lost zone must not take a majority along.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Score {
-    replicas_in_region: usize,
-    replicas_in_zone: usize,
-    replicas_in_rack: usize,
+    sharing: Sharing,
     replicas_on_node: usize,
     mixed: u64,
     node_id: NodeId,
 }
 
-/// Replicas each node has, those of this plan included.
-pub(crate) struct Loads {
-    replicas: BTreeMap<NodeId, usize>,
-    seed: u64,
-}
-
-impl Loads {
-    pub(crate) fn of(view: &ClusterView, seed: u64) -> Self {
-        let mut replicas = BTreeMap::new();
-        for replica in view.ranges.iter().flat_map(|range| &range.descriptor.replicas) {
-            *replicas.entry(replica.node_id).or_default() += 1;
-        }
-        Self { replicas, seed }
-    }
-
-    pub(crate) fn add(&mut self, node_id: NodeId) {
-        *self.replicas.entry(node_id).or_default() += 1;
-    }
-
-    /// The best node that `allowed` lets pass.
-    pub(crate) fn best<'a>(
-        &self,
-        view: &'a ClusterView,
-        range: &RangeView,
-        allowed: impl Fn(NodeId) -> bool,
-    ) -> Option<&'a NodeView> {
-        candidates(view, range)
-            .filter(|node| allowed(node.node_id))
-            .min_by_key(|node| self.score(view, range, node))
-    }
-
-    fn score(&self, view: &ClusterView, range: &RangeView, node: &NodeView) -> Score {
-        let peers: Vec<&NodeView> = range
-            .descriptor
-            .replicas
-            .iter()
-            .filter_map(|replica| view.node(replica.node_id))
-            .filter(|peer| peer.liveness != Liveness::Down)
-            .collect();
-        let count =
-            |same: &dyn Fn(&NodeView) -> bool| peers.iter().filter(|peer| same(peer)).count();
-        Score {
-            replicas_in_region: count(&|peer| peer.region == node.region),
-            replicas_in_zone: count(&|peer| peer.region == node.region && peer.zone == node.zone),
-            replicas_in_rack: count(&|peer| {
-                peer.region == node.region && peer.zone == node.zone && peer.rack == node.rack
-            }),
-            replicas_on_node: self.replicas.get(&node.node_id).copied().unwrap_or(0),
-            mixed: mix(self.seed ^ node.node_id.get()),
-            node_id: node.node_id,
-        }
-    }
+/// The best node for one more replica, as far apart from `stay` as can be, that `allowed` lets pass.
+pub(crate) fn best_node(
+    cluster: &Cluster<'_>,
+    range: &RangeView,
+    stay: &[Replica],
+    allowed: impl Fn(&Node<'_>) -> bool,
+) -> Option<NodeId> {
+    candidates(cluster, range)
+        .filter(|node| allowed(node))
+        .min_by_key(|node| Score {
+            sharing: sharing(cluster, stay, node.view.node_id, None),
+            replicas_on_node: node.replicas,
+            mixed: node.mixed,
+            node_id: node.view.node_id,
+        })
+        .map(|node| node.view.node_id)
 }
 
 /// Nodes that could take a replica of this range.
-pub(crate) fn candidates<'a>(
-    view: &'a ClusterView,
+pub(crate) fn candidates<'a, 'b>(
+    cluster: &'b Cluster<'a>,
     range: &RangeView,
-) -> impl Iterator<Item = &'a NodeView> {
-    view.nodes.iter().filter(|node| {
-        node.liveness == Liveness::Up
-            && node.accepts_replicas
-            && range.descriptor.replica_on(node.node_id).is_none()
+) -> impl Iterator<Item = &'b Node<'a>> {
+    cluster.nodes.iter().filter(|node| {
+        node.takes_replicas() && range.descriptor.replica_on(node.view.node_id).is_none()
     })
 }
 
-/// Spreads equal choices: the finaliser of SplitMix64 (Steele, Lea, Flood 2014).
-const fn mix(bits: u64) -> u64 {
-    let bits = bits.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    bits ^ (bits >> 31)
+/// The voter that should lead instead of the one that does, if another one than those in `not` can.
+pub(crate) fn best_leader(
+    cluster: &Cluster<'_>,
+    range: &RangeView,
+    not: &[Replica],
+) -> Option<Replica> {
+    range
+        .descriptor
+        .with_role(ReplicaRole::Voter)
+        .filter(|voter| Some(voter.node_id) != range.leader && !not.contains(voter))
+        .filter(|voter| cluster.could_lead(range, voter))
+        .min_by_key(|voter| {
+            let node = cluster.get(voter.node_id).expect("only a known node could lead");
+            (node.leaders, node.requests, node.mixed, voter.node_id)
+        })
+        .copied()
 }

@@ -157,18 +157,3 @@ impl Default for Policy {
         }
     }
 }
-
-impl ClusterView {
-    pub(crate) fn node(&self, node_id: NodeId) -> Option<&NodeView> {
-        self.nodes.iter().find(|node| node.node_id == node_id)
-    }
-
-    /// True if the node is known and not lost.
-    pub(crate) fn lives(&self, node_id: NodeId) -> bool {
-        self.node(node_id).is_some_and(|node| node.liveness != Liveness::Down)
-    }
-
-    pub(crate) fn is_up(&self, node_id: NodeId) -> bool {
-        self.node(node_id).is_some_and(|node| node.liveness == Liveness::Up)
-    }
-}

@@ -199,10 +199,15 @@ fn a_plan_is_the_same_twice() {
 }
 
 #[test]
-fn too_many_voters_are_told_and_left_alone() {
-    let nodes = (1..=3).map(node).collect();
+fn surplus_voters_lose_their_vote_and_then_their_replica() {
+    let nodes = || (1..=3).map(node).collect();
     let replicas = [(1, Voter), (2, Voter), (3, Voter)];
-    let (operator, pending) = plan_one(nodes, range(&replicas, &[1, 2, 3]), 1);
-    assert_eq!(operator, None);
-    assert!(pending[0].contains("has 3 voters and wants 1"), "{pending:?}");
+    let next = step(nodes(), range(&replicas, &[1, 2, 3]), 1);
+    let Some(Step::TransferLeader { to }) = next else { panic!("the leader is the oldest: {next:?}") };
+    let mut led_elsewhere = range(&replicas, &[1, 2, 3]);
+    led_elsewhere.leader = Some(to.node_id);
+    let next = step(nodes(), led_elsewhere, 1);
+    assert!(matches!(&next, Some(Step::TransferLeader { .. } | Step::ChangeVoters { .. })), "{next:?}");
+    let next = step(nodes(), range(&[(1, Voter), (2, Voter)], &[1, 2]), 2);
+    assert_eq!(next, None, "an even factor is obeyed");
 }

@@ -1,0 +1,55 @@
+//! Moves replicas apart: no two in one zone while another zone has room, then the same for racks.
+
+use crate::members::{sharing, victims};
+use crate::planning::Planning;
+use crate::target::candidates;
+use rangedb_types::{NodeId, Replica, ReplicaId, ReplicaRole};
+
+/// A replica that is only thought of: newer than all others.
+pub(crate) const fn imagined(node_id: NodeId) -> Replica {
+    Replica { replica_id: ReplicaId(u64::MAX), node_id, role: ReplicaRole::Learner }
+}
+
+pub(crate) fn spread(planning: &mut Planning<'_>) {
+    if !planning.cluster.has_places {
+        return;
+    }
+    for index in 0..planning.view.ranges.len() {
+        if !planning.is_busy(index) && is_crowded(planning, index) && planning.is_healthy(index) {
+            move_apart(planning, index);
+        }
+    }
+}
+
+fn is_crowded(planning: &Planning<'_>, index: usize) -> bool {
+    let replicas = &planning.range(index).descriptor.replicas;
+    replicas.iter().enumerate().any(|(member, replica)| {
+        sharing(&planning.cluster, replicas, replica.node_id, Some(member)) > Default::default()
+    })
+}
+
+fn move_apart(planning: &mut Planning<'_>, index: usize) {
+    let range = planning.range(index);
+    if !planning.budget.may_send(range) {
+        return;
+    }
+    let cluster = &planning.cluster;
+    let replicas = &range.descriptor.replicas;
+    let better = candidates(cluster, range)
+        .filter(|node| planning.budget.may_receive(node.view.node_id))
+        .filter_map(|node| {
+            let node_id = node.view.node_id;
+            let mut members = replicas.clone();
+            members.push(imagined(node_id));
+            let victim = *victims(cluster, members, 1, None).first()?;
+            let member = replicas.iter().position(|replica| *replica == victim)?;
+            let before = sharing(cluster, replicas, victim.node_id, Some(member));
+            let after = sharing(cluster, replicas, node_id, Some(member));
+            (after < before).then_some((after, node.replicas, node.mixed, node_id))
+        })
+        .min();
+    if let Some((_, _, _, node_id)) = better {
+        let why = "two replicas are in one place although another one has room".to_owned();
+        planning.ask_learner(index, node_id, why);
+    }
+}
