@@ -24,7 +24,9 @@ pub(crate) fn split(planning: &mut Planning<'_>) {
     for (Reverse(percent), _, index, at) in due.into_iter().take(most) {
         let why = match at {
             SplitAt::Size => format!("its size is {percent} % of the largest wanted"),
-            SplitAt::Load => format!("its load is {percent} % of the highest wanted"),
+            SplitAt::Load | SplitAt::Key(_) => {
+                format!("its load is {percent} % of the highest wanted")
+            }
         };
         planning.ask(index, Step::Split { at }, why);
     }

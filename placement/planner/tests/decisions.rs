@@ -203,11 +203,16 @@ fn surplus_voters_lose_their_vote_and_then_their_replica() {
     let nodes = || (1..=3).map(node).collect();
     let replicas = [(1, Voter), (2, Voter), (3, Voter)];
     let next = step(nodes(), range(&replicas, &[1, 2, 3]), 1);
-    let Some(Step::TransferLeader { to }) = next else { panic!("the leader is the oldest: {next:?}") };
+    let Some(Step::TransferLeader { to }) = next else {
+        panic!("the leader is the oldest: {next:?}")
+    };
     let mut led_elsewhere = range(&replicas, &[1, 2, 3]);
     led_elsewhere.leader = Some(to.node_id);
     let next = step(nodes(), led_elsewhere, 1);
-    assert!(matches!(&next, Some(Step::TransferLeader { .. } | Step::ChangeVoters { .. })), "{next:?}");
+    assert!(
+        matches!(&next, Some(Step::TransferLeader { .. } | Step::ChangeVoters { .. })),
+        "{next:?}"
+    );
     let next = step(nodes(), range(&[(1, Voter), (2, Voter)], &[1, 2]), 2);
     assert_eq!(next, None, "an even factor is obeyed");
 }
