@@ -3,6 +3,7 @@
 pub mod access;
 pub mod heartbeat;
 pub mod latch;
+pub mod merge;
 pub mod raft_log;
 pub mod read;
 pub mod replica;

@@ -1,6 +1,7 @@
 //! What placement orders, and who carries it out.
 
 use super::metrics;
+use crate::merge::{MergeOrder, Merger};
 use crate::replica::membership::ReplicaChangeKind;
 use crate::split::{SplitAt, SplitOrder, Splitter};
 use crate::store::{ReplicaStatus, Store, StoreError};
@@ -33,6 +34,8 @@ pub trait Hosted: Send + Sync {
     );
     fn transfer_leader(&self, range_id: RangeId, epoch: Epoch, to: ReplicaId);
     fn split(&self, order: SplitOrder);
+    fn merge(&self, order: MergeOrder);
+    fn abort_merge(&self, left: RangeId, version: u64);
     /// A range was measured that nobody had measured before.
     fn set_size(&self, range_id: RangeId, bytes: u64);
 }
@@ -41,6 +44,7 @@ pub trait Hosted: Send + Sync {
 pub struct Host {
     pub store: Store,
     pub splitter: Splitter,
+    pub merger: Merger,
 }
 
 impl Hosted for Host {
@@ -58,6 +62,14 @@ impl Hosted for Host {
 
     fn split(&self, order: SplitOrder) {
         self.splitter.begin(order);
+    }
+
+    fn merge(&self, order: MergeOrder) {
+        self.merger.begin(order);
+    }
+
+    fn abort_merge(&self, left: RangeId, version: u64) {
+        self.merger.abort(left, version);
     }
 
     fn set_size(&self, range_id: RangeId, bytes: u64) {
@@ -114,8 +126,10 @@ impl Orders {
                 Ok(None)
             }
             Command::SplitRange(order) => self.split(order).map(|()| None),
-            Command::MergeRanges(_) | Command::AbortMerge(_) => {
-                tracing::warn!("placement sent a command that this version cannot carry out");
+            Command::MergeRanges(order) => self.merge(order).map(|()| None),
+            Command::AbortMerge(order) => {
+                metrics::COMMANDS.with_label_values(&["abort_merge"]).inc();
+                self.hosted.abort_merge(RangeId(order.left_range_id), order.left_version);
                 Ok(None)
             }
             // Registration is answered before the conversation begins.
@@ -165,6 +179,20 @@ impl Orders {
             .collect();
         let range_id = RangeId(order.range_id);
         self.hosted.change_replicas(range_id, epoch.into(), changes?, order.leave_joint);
+        Ok(())
+    }
+
+    fn merge(&self, order: wire::MergeRanges) -> Result<(), Malformed> {
+        metrics::COMMANDS.with_label_values(&["merge"]).inc();
+        let epoch = |epoch: Option<wire::Epoch>| {
+            epoch.map(Epoch::from).ok_or(Malformed("merge without an epoch"))
+        };
+        self.hosted.merge(MergeOrder {
+            left: RangeId(order.left_range_id),
+            left_epoch: epoch(order.left_epoch)?,
+            right: RangeId(order.right_range_id),
+            right_epoch: epoch(order.right_epoch)?,
+        });
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use super::measure::Measured;
 use super::metrics;
 use crate::store::ReplicaStatus;
-use rangedb_proto::internal::v1::{Heartbeat, RangeReport};
+use rangedb_proto::internal::v1::{Heartbeat, MergeIntent, RangeReport};
 use rangedb_types::{RangeId, ReplicaId};
 use std::collections::HashMap;
 
@@ -65,7 +65,10 @@ fn report(status: &ReplicaStatus, measured: &Measured) -> RangeReport {
         writes_per_second: rates.writes,
         bytes_written_per_second: rates.bytes_written,
         load_splittable: rates.splittable,
-        merging: None,
+        merging: status.frozen.map(|freeze| MergeIntent {
+            left_range_id: freeze.name.left_range_id.get(),
+            left_version: freeze.name.left_version,
+        }),
     }
 }
 
@@ -112,6 +115,8 @@ mod tests {
             caught_up: Vec::new(),
             down: Vec::new(),
             size_bytes: None,
+            frozen: None,
+            slowest_match: 0,
         }
     }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::merge::MergeOrder;
 use crate::raft_log::{LogError, LogState, LogWrite, RaftLog};
 use crate::replica::membership::ReplicaChangeKind;
 use crate::split::SplitOrder;
@@ -121,6 +122,8 @@ impl Hosted for FakeStore {
             caught_up: Vec::new(),
             down: Vec::new(),
             size_bytes: None,
+            frozen: None,
+            slowest_match: 0,
         }]
     }
 
@@ -142,6 +145,10 @@ impl Hosted for FakeStore {
     fn split(&self, order: SplitOrder) {
         self.splits.lock().push(order);
     }
+
+    fn merge(&self, _: MergeOrder) {}
+
+    fn abort_merge(&self, _: RangeId, _: u64) {}
 
     fn set_size(&self, _: RangeId, _: u64) {}
 }

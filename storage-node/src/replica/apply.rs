@@ -4,8 +4,10 @@
 //! applied position) is written by the caller in the same batch as the data.
 
 use super::command::{
-    BOUNDARY, DamagedEntry, SplitPlan, decode, decode_change_context, decode_split,
+    BOUNDARY, BoundaryChange, DamagedEntry, MergeName, MergePlan, SplitPlan, decode,
+    decode_boundary, decode_change_context,
 };
+use super::merge::merge;
 use super::proposals::ProposeReply;
 use super::split::split;
 use crate::raft_log::LogPosition;
@@ -37,6 +39,15 @@ pub struct Applier {
     pub descriptor: Arc<RangeDescriptor>,
     pub applied: LogPosition,
     pub largest_commit: Timestamp,
+    pub frozen: Option<Freeze>,
+}
+
+/// The range is frozen, to become part of its left neighbour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Freeze {
+    pub name: MergeName,
+    /// Its own place in the log.
+    pub position: LogPosition,
 }
 
 /// What applying an entry asks of the host, beyond writing the batch.
@@ -52,6 +63,8 @@ pub enum Outcome {
     Removed(ConfChangeV2),
     /// Write what is in the batch, then compute the checksum of the range.
     Check { check_id: u64 },
+    /// The descriptor or the freeze changed; write it with what is in the batch.
+    Boundary,
     /// The range ends at a new key; this is what became of the rest.
     Split(Box<SplitOff>),
 }
@@ -96,13 +109,16 @@ impl Applier {
         entry: &Entry,
         batch: &mut WriteBatch,
     ) -> Result<(Outcome, Result<(), ProposeError>), DamagedEntry> {
-        let command = decode(entry.index, &entry.data)?;
+        let mut command = decode(entry.index, &entry.data)?;
+        if let Some((epoch, change)) = decode_boundary(entry.index, &mut command)? {
+            let position = LogPosition { index: entry.index, term: entry.term };
+            return Ok(self.apply_boundary(epoch, change, position));
+        }
+        if self.frozen.is_some() && command.consistency_check.is_none() {
+            return Ok((Outcome::Written, Err(ProposeError::Frozen)));
+        }
         if command.epoch_version != self.descriptor.epoch.version {
             return Ok((Outcome::Written, Err(ProposeError::EpochMismatch)));
-        }
-        if let Some(split) = command.split {
-            let (epoch, plan) = decode_split(entry.index, split)?;
-            return Ok(self.apply_split(epoch, &plan));
         }
         let mut special = false;
         for write in &command.writes {
@@ -126,6 +142,67 @@ impl Applier {
             None => Outcome::Written,
         };
         Ok((outcome, Ok(())))
+    }
+
+    fn apply_boundary(
+        &mut self,
+        epoch: Epoch,
+        change: BoundaryChange,
+        position: LogPosition,
+    ) -> (Outcome, Result<(), ProposeError>) {
+        let refused = (Outcome::Written, Err(ProposeError::EpochMismatch));
+        match change {
+            BoundaryChange::Thaw(name) => {
+                if self.frozen.is_none_or(|freeze| freeze.name != name) {
+                    return refused;
+                }
+                self.frozen = None;
+            }
+            _ if self.frozen.is_some() => return (Outcome::Written, Err(ProposeError::Frozen)),
+            BoundaryChange::Split(plan) => return self.apply_split(epoch, &plan),
+            BoundaryChange::Freeze(name) => {
+                if epoch != self.descriptor.epoch || self.descriptor.is_joint() {
+                    return refused;
+                }
+                self.frozen = Some(Freeze { name, position });
+            }
+            BoundaryChange::RaiseVersion(version) => {
+                if version != self.descriptor.epoch.version {
+                    return refused;
+                }
+                let epoch = Epoch { version: version + 1, ..self.descriptor.epoch };
+                self.descriptor = Arc::new(RangeDescriptor { epoch, ..(*self.descriptor).clone() });
+            }
+            // One that could be applied was taken out by `wants_merge` and `absorb`.
+            BoundaryChange::Merge(_) => return refused,
+        }
+        (Outcome::Boundary, Ok(()))
+    }
+
+    /// What this entry takes in, if it is a merge that is to be applied: then the right range must
+    /// come to its freeze first, and the entry is applied by `absorb`.
+    ///
+    /// # Errors
+    /// `DamagedEntry`.
+    pub fn wants_merge(&self, entry: &Entry) -> Result<Option<MergePlan>, DamagedEntry> {
+        if entry.get_entry_type() != EntryType::EntryNormal || self.frozen.is_some() {
+            return Ok(None);
+        }
+        let mut command = decode(entry.index, &entry.data)?;
+        let Some((epoch, BoundaryChange::Merge(plan))) =
+            decode_boundary(entry.index, &mut command)?
+        else {
+            return Ok(None);
+        };
+        Ok(merge(&self.descriptor, epoch, &plan.right).is_ok().then_some(plan))
+    }
+
+    /// Applies a merge, the right range having come to its freeze.
+    pub fn absorb(&mut self, entry: &Entry, right: &Self) {
+        let merged = merge(&self.descriptor, self.descriptor.epoch, &right.descriptor);
+        self.descriptor = Arc::new(merged.expect("the merge was checked before it was waited for"));
+        self.largest_commit = self.largest_commit.max(right.largest_commit);
+        self.applied = LogPosition { index: entry.index, term: entry.term };
     }
 
     fn apply_split(
@@ -155,7 +232,7 @@ impl Applier {
             .map_err(|error| damaged(error.to_string()))?;
         let (epoch, replicas) = decode_change_context(entry.index, &change.context)?;
         let old = &self.descriptor;
-        if epoch != old.epoch {
+        if epoch != old.epoch || self.frozen.is_some() {
             return Ok((Outcome::Written, Err(ProposeError::EpochMismatch)));
         }
         let epoch = Epoch { conf_version: epoch.conf_version + 1, ..epoch };

@@ -4,11 +4,14 @@
 //! `send_now` at once, hands `apply` to the apply threads, writes the log changes of all replicas
 //! together, and then calls `persisted`, whose messages may leave.
 
-use super::command::{BOUNDARY, SplitPlan, encode_change_context, encode_check, encode_split};
+use super::command::{
+    BOUNDARY, BoundaryChange, encode_boundary, encode_change_context, encode_check,
+};
 use super::compaction::LogSizer;
 use super::lease::Lease;
 use super::log_storage::LogStorage;
 use super::membership::{self, MembershipError, ReplicaChangeKind};
+use super::merge::merge;
 use super::options::ReplicaOptions;
 use super::proposals::{self, Proposals, ProposeReply, Write};
 use super::reads::{ReadReply, Reads};
@@ -45,9 +48,9 @@ pub enum Input {
     TransferLeader {
         to: ReplicaId,
     },
-    Split {
+    Boundary {
         epoch: Epoch,
-        plan: SplitPlan,
+        change: BoundaryChange,
         reply: ProposeReply,
     },
     /// Entries up to here are applied and visible.
@@ -55,6 +58,8 @@ pub enum Input {
         position: LogPosition,
         descriptor: Arc<RangeDescriptor>,
         changes: Vec<ConfChangeV2>,
+        /// The range is frozen for a merge.
+        frozen: bool,
     },
     Unreachable(ReplicaId),
     SnapshotSent {
@@ -85,6 +90,8 @@ pub struct Replica {
     /// The entry of this leader's that changes the bounds and is not applied yet: until it is, the
     /// lease is not renewed.
     pub(super) boundary: Option<u64>,
+    /// Frozen for a merge: nothing is served, and the lease is not renewed.
+    pub(super) frozen: bool,
     pub(super) in_flight: Option<InFlight>,
     pub(super) sizer: LogSizer,
     pub(super) last_contact: HashMap<u64, MonotonicTime>,
@@ -127,6 +134,7 @@ impl Replica {
             led_term: None,
             ticks_to_round: 0,
             boundary: None,
+            frozen: false,
             in_flight: None,
             sizer: LogSizer::default(),
             last_contact: HashMap::new(),
@@ -250,8 +258,11 @@ impl Replica {
                 self.propose_change(epoch, &changes, leave_joint);
             }
             Input::TransferLeader { to } => self.transfer_leader(to),
-            Input::Split { epoch, plan, reply } => self.propose_split(epoch, &plan, reply),
-            Input::Applied { position, descriptor, changes } => {
+            Input::Boundary { epoch, change, reply } => {
+                self.propose_boundary(epoch, &change, reply);
+            }
+            Input::Applied { position, descriptor, changes, frozen } => {
+                self.set_frozen(frozen);
                 self.note_applied(position, descriptor, &changes);
             }
             Input::Unreachable(peer) => self.node.report_unreachable(peer.get()),
@@ -344,21 +355,72 @@ impl Replica {
 
     /// A split enters the log by itself, so that everything before it was evaluated for the whole
     /// range.
-    fn propose_split(&mut self, epoch: Epoch, plan: &SplitPlan, reply: ProposeReply) {
+    fn propose_boundary(&mut self, epoch: Epoch, change: &BoundaryChange, reply: ProposeReply) {
         let busy = self.boundary.is_some() || self.node.raft.has_pending_conf();
         if !self.leadership_established() {
             reply(Err(ProposeError::NotLeader));
         } else if busy {
             reply(Err(ProposeError::Overloaded));
-        } else if let Err(error) = split(&self.descriptor, epoch, plan) {
-            tracing::info!(range_id = %self.descriptor.range_id, %error, "a split was refused");
+        } else if let Err(reason) = self.check_boundary(epoch, change) {
+            tracing::info!(range_id = %self.descriptor.range_id, reason, "bounds were not changed");
             reply(Err(ProposeError::EpochMismatch));
         } else {
             let before = self.last_index();
-            self.propose_with(BOUNDARY, encode_split(epoch, plan), vec![reply]);
+            self.propose_with(BOUNDARY, encode_boundary(epoch, change), vec![reply]);
             if self.last_index() > before {
                 self.boundary = Some(self.last_index());
             }
+        }
+    }
+
+    /// What is surely refused at apply is not proposed.
+    fn check_boundary(&self, epoch: Epoch, change: &BoundaryChange) -> Result<(), String> {
+        let range = &self.descriptor;
+        let words = |error: &dyn std::error::Error| error.to_string();
+        match change {
+            BoundaryChange::Thaw(_) if self.frozen => Ok(()),
+            BoundaryChange::Thaw(_) => Err("the range is not frozen".to_owned()),
+            _ if self.frozen => Err("the range is frozen for a merge".to_owned()),
+            BoundaryChange::Split(plan) => {
+                split(range, epoch, plan).map(|_| ()).map_err(|error| words(&error))
+            }
+            BoundaryChange::Merge(plan) => {
+                merge(range, epoch, &plan.right).map(|_| ()).map_err(|error| words(&error))
+            }
+            BoundaryChange::Freeze(_) if range.epoch != epoch || range.is_joint() => {
+                Err("the range has changed since".to_owned())
+            }
+            BoundaryChange::RaiseVersion(version) if range.epoch.version != *version => {
+                Err("the version was raised already".to_owned())
+            }
+            BoundaryChange::Freeze(_) | BoundaryChange::RaiseVersion(_) => Ok(()),
+        }
+    }
+
+    pub fn set_frozen(&mut self, frozen: bool) {
+        self.frozen = frozen;
+        if frozen {
+            self.lease.revoke();
+        }
+    }
+
+    /// Up to where every follower holds the log; 0 unless this replica leads a frozen range.
+    #[must_use]
+    pub fn slowest_match(&self) -> u64 {
+        if !self.frozen || !self.is_leader() {
+            return 0;
+        }
+        self.node.raft.prs().iter().map(|(_, progress)| progress.matched).min().unwrap_or_default()
+    }
+
+    /// Another range's log proves that everything up to here is committed. Does nothing unless the
+    /// log holds exactly that entry.
+    pub fn force_commit(&mut self, position: LogPosition) {
+        let log = &mut self.node.raft.raft_log;
+        if position.index <= log.persisted
+            && log.term(position.index).is_ok_and(|term| term == position.term)
+        {
+            log.commit_to(position.index);
         }
     }
 
@@ -397,6 +459,8 @@ impl Replica {
         leave: bool,
     ) {
         if !self.leadership_established()
+            || self.frozen
+            || self.boundary.is_some()
             || epoch != self.descriptor.epoch
             || self.node.raft.has_pending_conf()
         {

@@ -18,6 +18,7 @@ pub mod core;
 pub mod lease;
 pub mod log_storage;
 pub mod membership;
+pub mod merge;
 pub mod options;
 pub mod proposals;
 pub mod reads;

@@ -187,6 +187,8 @@ impl Replica {
         for write in std::mem::take(&mut self.writes) {
             let refused = if !leads || write.term != term {
                 Some(ProposeError::NotLeader)
+            } else if self.frozen {
+                Some(ProposeError::Frozen)
             } else if write.epoch_version != version {
                 Some(ProposeError::EpochMismatch)
             } else if lag > APPLY_LAG_MAX {
@@ -235,6 +237,7 @@ impl Replica {
             let context = u64::from_be_bytes(context);
             if let Some(sent) = self.reads.confirm(context, state.index)
                 && self.boundary.is_none()
+                && !self.frozen
             {
                 self.lease.confirm(self.term(), sent, self.options.lease_length());
             }

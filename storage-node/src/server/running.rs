@@ -4,6 +4,7 @@ use super::open::{Opened, SNAPSHOT_DIR};
 use super::{Context, StartError};
 use crate::access::{RangeStates, Ranges, Timestamps};
 use crate::heartbeat::{self, Heartbeat, Host, Hosted, LinkError, Measures, Orders};
+use crate::merge::Merger;
 use crate::read::{self, ReadPool, Reader};
 use crate::service::{self, DataPlane, NodeService};
 use crate::snapshot::{self, SnapshotInbox, SnapshotOptions, SnapshotWorker};
@@ -121,7 +122,9 @@ pub(super) async fn bring_up(
     let (registered, told) = watch::channel(false);
     let engine = Arc::clone(&opened.engine);
     let splitter = Splitter::new(store.clone(), engine, Arc::clone(&states), background.clone());
-    let host = Host { store: store.clone(), splitter };
+    let merger = Merger::new(store.clone(), background.clone());
+    background.spawn(merger.clone().thaw_forsaken(background_stop.clone()));
+    let host = Host { store: store.clone(), splitter, merger };
     let heartbeat = link_to_placement(
         context,
         &opened,

@@ -55,6 +55,7 @@ impl NodeService {
                 let ranges = self.store.overlapping(&replica.descriptor().span);
                 Err(Refusal::EpochMismatch { ranges })
             }
+            Ok(Err(ProposeError::Frozen)) => Err(Refusal::NotReady("the range is being merged")),
             Ok(Err(ProposeError::Overloaded)) => Err(Refusal::Overloaded("too much waits")),
             // A check changes nothing: asking for another is safe.
             Ok(Err(ProposeError::OutcomeUnknown | ProposeError::Stopping)) | Err(_) => {

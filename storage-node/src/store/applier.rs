@@ -4,6 +4,7 @@
 //! batch, each range's state in the same batch as its data, makes it visible, and only then answers.
 
 use super::handle::{ProposeError, ReplicaHandle};
+use super::merges::Merges;
 use super::range_state;
 use super::shared::Shared;
 use super::worker::{AppliedNotice, Task, WorkerSender};
@@ -31,6 +32,17 @@ pub enum ApplyTask {
         range_id: RangeId,
         entries: Vec<CommittedEntry>,
     },
+    /// The left range waits to take this one in, as it is at its freeze.
+    Yield {
+        range_id: RangeId,
+        freeze: u64,
+        left: RangeId,
+    },
+    /// What the left range waited for.
+    Absorb {
+        left: RangeId,
+        right: Box<Applier>,
+    },
     /// The replica is a member no more, as another node told us with proof.
     Destroy {
         range_id: RangeId,
@@ -38,34 +50,35 @@ pub enum ApplyTask {
     Stop,
 }
 
-struct Owned {
-    applier: Applier,
-    handle: Arc<ReplicaHandle>,
+pub(super) struct Owned {
+    pub(super) applier: Applier,
+    pub(super) handle: Arc<ReplicaHandle>,
     removed: bool,
 }
 
 /// Answers that wait until the batch is visible.
-type Answers = Vec<(Vec<ProposeReply>, Result<(), ProposeError>)>;
+pub(super) type Answers = Vec<(Vec<ProposeReply>, Result<(), ProposeError>)>;
 
 /// What one range went through in a batch.
 #[derive(Default)]
-struct Progress {
+pub(super) struct Progress {
     changes: Vec<ConfChangeV2>,
     special: bool,
     /// The bounds changed.
-    boundary: bool,
+    pub(super) boundary: bool,
 }
 
 /// One apply thread.
 pub struct ApplyThread {
-    shared: Arc<Shared>,
-    engine: Arc<dyn Engine>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) engine: Arc<dyn Engine>,
     tasks: Receiver<ApplyTask>,
     worker: WorkerSender,
-    ranges: HashMap<RangeId, Owned>,
-    batch: WriteBatch,
-    answers: Answers,
-    progress: HashMap<RangeId, Progress>,
+    pub(super) ranges: HashMap<RangeId, Owned>,
+    pub(super) merges: Merges,
+    pub(super) batch: WriteBatch,
+    pub(super) answers: Answers,
+    pub(super) progress: HashMap<RangeId, Progress>,
 }
 
 impl ApplyThread {
@@ -77,6 +90,7 @@ impl ApplyThread {
             tasks,
             worker,
             ranges: HashMap::new(),
+            merges: Merges::default(),
             batch: WriteBatch::new(),
             answers: Vec::new(),
             progress: HashMap::new(),
@@ -123,7 +137,15 @@ impl ApplyThread {
                 let range_id = applier.descriptor.range_id;
                 self.ranges.insert(range_id, Owned { applier, handle, removed: false });
             }
-            ApplyTask::Entries { range_id, entries } => self.apply(range_id, entries)?,
+            ApplyTask::Entries { range_id, entries } => {
+                self.apply(range_id, entries)?;
+                self.yield_ranges()?;
+            }
+            ApplyTask::Yield { range_id, freeze, left } => {
+                self.merges.called_in(range_id, freeze, left);
+                self.yield_ranges()?;
+            }
+            ApplyTask::Absorb { left, right } => self.absorb(left, &right)?,
             ApplyTask::Destroy { range_id } => {
                 self.write()?;
                 self.destroy(range_id)?;
@@ -136,10 +158,25 @@ impl ApplyThread {
         Ok(true)
     }
 
-    fn apply(&mut self, range_id: RangeId, entries: Vec<CommittedEntry>) -> Result<(), String> {
-        for committed in entries {
+    pub(super) fn apply(
+        &mut self,
+        range_id: RangeId,
+        entries: Vec<CommittedEntry>,
+    ) -> Result<(), String> {
+        let mut entries = entries.into_iter();
+        while let Some(committed) = entries.next() {
+            if self.merges.is_stalled(range_id) {
+                self.merges.stall(range_id, std::iter::once(committed).chain(entries));
+                return Ok(());
+            }
             if committed.is_boundary() {
                 self.write()?;
+                if let Some(plan) = self.wants_merge(range_id, &committed)? {
+                    let right = plan.right.range_id;
+                    self.merges.stall(range_id, std::iter::once(committed).chain(entries));
+                    self.shared.call_in(right, plan.freeze, range_id);
+                    return Ok(());
+                }
             }
             let CommittedEntry { entry, replies } = committed;
             let Some(owned) = self.ranges.get_mut(&range_id).filter(|owned| !owned.removed) else {
@@ -171,6 +208,12 @@ impl ApplyThread {
                 Outcome::Check { check_id } => {
                     self.write()?;
                     self.check(range_id, check_id);
+                }
+                Outcome::Boundary => {
+                    progress.boundary = true;
+                    // Before anybody can see it, or be told of it.
+                    owned.handle.set_frozen(owned.applier.frozen);
+                    self.write()?;
                 }
                 Outcome::Split(split) => {
                     progress.boundary = true;
@@ -206,12 +249,12 @@ impl ApplyThread {
         Ok(())
     }
 
-    fn write(&mut self) -> Result<(), String> {
+    pub(super) fn write(&mut self) -> Result<(), String> {
         self.write_with(Durability::Buffered)
     }
 
     /// Writes the batch, makes it visible, answers, and tells the Raft thread.
-    fn write_with(&mut self, durability: Durability) -> Result<(), String> {
+    pub(super) fn write_with(&mut self, durability: Durability) -> Result<(), String> {
         if self.progress.is_empty() && self.answers.is_empty() {
             return Ok(());
         }
@@ -244,6 +287,7 @@ impl ApplyThread {
                 descriptor: Arc::clone(&applier.descriptor),
                 changes: progress.changes,
                 boundary: progress.boundary,
+                frozen: applier.frozen.is_some(),
                 removed: owned.removed,
             });
         }

@@ -3,7 +3,8 @@
 use super::checks::{Checks, ChecksumResult};
 use super::worker::{Task, WorkerSender};
 use crate::replica::Input;
-use crate::replica::command::SplitPlan;
+use crate::replica::apply::Freeze;
+use crate::replica::command::BoundaryChange;
 use crate::replica::lease::Lease;
 use crate::replica::membership::ReplicaChangeKind;
 use crate::replica::proposals::Write;
@@ -42,6 +43,9 @@ pub enum ProposeError {
     /// Surely not in any log: too much is waiting.
     #[error("too many proposals are waiting")]
     Overloaded,
+    /// Surely not applied: the range is frozen for a merge.
+    #[error("the range is being merged with its left neighbour")]
+    Frozen,
     /// It entered a log and its fate is not known here.
     #[error("leadership was lost while the write was under way")]
     OutcomeUnknown,
@@ -76,6 +80,9 @@ pub struct ReplicaStatus {
     pub down: Vec<ReplicaId>,
     /// Roughly, all versions counted; `None` if nobody measured yet.
     pub size_bytes: Option<u64>,
+    pub frozen: Option<Freeze>,
+    /// Up to where every follower holds the log; only while frozen.
+    pub slowest_match: u64,
 }
 
 /// Written by the Raft thread (and the descriptor by the apply thread), read by everybody.
@@ -89,6 +96,7 @@ pub(super) struct Published {
     pub lease: Lease,
     pub caught_up: Vec<ReplicaId>,
     pub down: Vec<ReplicaId>,
+    pub slowest_match: u64,
 }
 
 /// One replica, as the services see it.
@@ -103,6 +111,7 @@ pub struct ReplicaHandle {
     special_generation: AtomicU64,
     /// Estimated bytes of keys, versions and values; `SIZE_UNKNOWN` until somebody measured.
     size_bytes: AtomicU64,
+    frozen: RwLock<Option<Freeze>>,
     checks: Checks,
 }
 
@@ -128,11 +137,13 @@ impl ReplicaHandle {
                 lease: Lease::default(),
                 caught_up: Vec::new(),
                 down: Vec::new(),
+                slowest_match: 0,
             }),
             applied_index: AtomicU64::new(0),
             largest_commit: AtomicU64::new(0),
             special_generation: AtomicU64::new(0),
             size_bytes: AtomicU64::new(SIZE_UNKNOWN),
+            frozen: RwLock::new(None),
             checks: Checks::default(),
         }
     }
@@ -158,9 +169,13 @@ impl ReplicaHandle {
         self.published.read().leader
     }
 
-    /// Some only while this replica leads and has applied the first entry of its term.
+    /// Some only while this replica leads, has applied the first entry of its term, and is not frozen
+    /// for a merge.
     #[must_use]
     pub fn leadership(&self) -> Option<Leadership> {
+        if self.frozen.read().is_some() {
+            return None;
+        }
         self.published.read().leadership
     }
 
@@ -294,17 +309,33 @@ impl ReplicaHandle {
         self.worker.try_send(Task::Replica { range_id: self.range_id, input })
     }
 
-    pub(super) async fn split(&self, epoch: Epoch, plan: SplitPlan) -> Result<(), ProposeError> {
+    /// Proposes a change of bounds; resolves when it is applied here.
+    pub(crate) async fn change_bounds(
+        &self,
+        epoch: Epoch,
+        change: BoundaryChange,
+    ) -> Result<(), ProposeError> {
         let (reply, answer) = oneshot::channel();
         let reply = Box::new(move |result| {
             // Who asked may have gone away.
             let _ = reply.send(result);
         });
-        let input = Input::Split { epoch, plan, reply };
+        let input = Input::Boundary { epoch, change, reply };
         if !self.worker.try_send(Task::Replica { range_id: self.range_id, input }) {
             return Err(ProposeError::Overloaded);
         }
         answer.await.unwrap_or(Err(ProposeError::OutcomeUnknown))
+    }
+
+    /// Set while the range waits to become part of its left neighbour.
+    #[must_use]
+    pub fn frozen(&self) -> Option<Freeze> {
+        *self.frozen.read()
+    }
+
+    /// Must be set before the freeze is visible to anybody.
+    pub(super) fn set_frozen(&self, frozen: Option<Freeze>) {
+        *self.frozen.write() = frozen;
     }
 
     pub(super) fn leads(&self) -> bool {
@@ -330,6 +361,8 @@ impl ReplicaHandle {
             caught_up: published.caught_up.clone(),
             down: published.down.clone(),
             size_bytes: self.size_bytes(),
+            frozen: self.frozen(),
+            slowest_match: published.slowest_match,
         }
     }
 

@@ -58,7 +58,7 @@ impl Hosted {
                 input @ (Input::Propose(_)
                 | Input::Read(_)
                 | Input::Check { .. }
-                | Input::Split { .. }) => Self::refuse(input),
+                | Input::Boundary { .. }) => Self::refuse(input),
                 _ if self.held.len() >= HELD_MAX => {}
                 input => self.held.push_back(input),
             }
@@ -72,7 +72,7 @@ impl Hosted {
     pub fn refuse(input: Input) {
         match input {
             Input::Propose(write) => (write.reply)(Err(ProposeError::NotLeader)),
-            Input::Check { reply, .. } | Input::Split { reply, .. } => {
+            Input::Check { reply, .. } | Input::Boundary { reply, .. } => {
                 reply(Err(ProposeError::NotLeader));
             }
             Input::Read(reply) => reply(Err(ReadError::NotLeader)),
@@ -147,6 +147,7 @@ impl Hosted {
             published.last_index = core.last_index();
             published.leadership = leadership;
             published.lease = core.lease();
+            published.slowest_match = core.slowest_match();
         });
         if changed {
             shared.changed.notify_waiters();

@@ -32,6 +32,10 @@ impl SnapshotSource for EngineSource {
         let data = self.engine.snapshot();
         let applier = range_state::load(data.as_ref(), self.range_id)?
             .ok_or_else(|| format!("range {} has no state on this node", self.range_id))?;
+        if applier.frozen.is_some() {
+            // A snapshot would not tell that it is; the merge ends one way or the other soon.
+            return Err(format!("range {} is frozen for a merge", self.range_id));
+        }
         Ok(SnapshotData { position: applier.applied, descriptor: applier.descriptor, data })
     }
 }
@@ -57,6 +61,7 @@ impl Worker {
             descriptor: Arc::new(descriptor),
             applied: INITIAL_POSITION,
             largest_commit: Timestamp::ZERO,
+            frozen: None,
         };
         range_state::create(self.shared.engine.as_ref(), &applier)?;
         let state = self.reset_log(replica_id, INITIAL_POSITION)?;
@@ -91,8 +96,10 @@ impl Worker {
             applier.replica_id,
             Arc::clone(&applier.descriptor),
         );
+        handle.set_frozen(applier.frozen);
         handle.note_applied(applier.applied.index, applier.largest_commit, &applier.descriptor);
-        let core = self.core(&applier, state, now)?;
+        let mut core = self.core(&applier, state, now)?;
+        core.set_frozen(applier.frozen.is_some());
         self.replicas.insert(range_id, Hosted::new(core, Arc::clone(&handle)));
         self.touched.insert(range_id);
         if !applier.descriptor.replicas.is_empty() {
@@ -237,7 +244,7 @@ impl Worker {
         }
     }
 
-    fn destroy(&mut self, range_id: RangeId) {
+    pub(super) fn destroy(&mut self, range_id: RangeId) {
         let Some(hosted) = self.replicas.get_mut(&range_id) else { return };
         hosted.stop();
         if hosted.core.is_initialised() {
@@ -298,6 +305,7 @@ impl Worker {
     /// A verified snapshot arrived.
     pub(super) fn staged(&mut self, staged: StagedSnapshot, done: InstallDone, now: MonotonicTime) {
         let range_id = staged.descriptor.range_id;
+        self.remove_merged_away(&staged.descriptor);
         let known = self.replicas.get(&range_id);
         let refusal = match known {
             Some(hosted) if hosted.core.replica_id != staged.to_replica => {

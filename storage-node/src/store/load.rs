@@ -125,6 +125,7 @@ mod tests {
             }),
             applied: LogPosition { index, term: 2 },
             largest_commit: Timestamp::ZERO,
+            frozen: None,
         }
     }
 

@@ -12,6 +12,7 @@ mod hosted;
 mod lifecycle;
 mod load;
 mod maintenance;
+mod merges;
 mod raft_logger;
 mod range_state;
 pub mod settings;
@@ -24,7 +25,7 @@ pub use handle::{Leadership, ProposeError, ReadError, ReplicaHandle, ReplicaStat
 pub use settings::StoreSettings;
 pub use start::StoreOptions;
 
-use crate::replica::command::SplitPlan;
+use crate::replica::command::{BoundaryChange, SplitPlan};
 use crate::replica::membership::ReplicaChangeKind;
 use crate::snapshot::{InstallDone, SnapshotReceiver, StagedSnapshot};
 use crate::transport::{Inbound, RaftReceiver};
@@ -154,7 +155,7 @@ impl Store {
         plan: SplitPlan,
     ) -> Result<(), ProposeError> {
         match self.replica(range_id) {
-            Some(handle) => handle.split(epoch, plan).await,
+            Some(handle) => handle.change_bounds(epoch, BoundaryChange::Split(plan)).await,
             None => Err(ProposeError::NotLeader),
         }
     }

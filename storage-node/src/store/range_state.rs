@@ -2,10 +2,13 @@
 
 use crate::raft_log::LogPosition;
 use crate::replica::INITIAL_POSITION;
-use crate::replica::apply::{Applier, SplitOff};
+use crate::replica::apply::{Applier, Freeze, SplitOff};
+use crate::replica::command::MergeName;
 use rangedb_engine::{Durability, Engine, Family, Snapshot, WriteBatch};
 use rangedb_mvcc::fence::fences_for_split;
-use rangedb_mvcc::state::{AppliedState, RangeRecord, RangeState, ReplicaTombstone, range_bounds};
+use rangedb_mvcc::state::{
+    AppliedState, FreezeState, RangeRecord, RangeState, ReplicaTombstone, range_bounds,
+};
 use rangedb_mvcc::tombstones_for_split;
 use rangedb_types::{RangeDescriptor, RangeId, ReplicaId, Timestamp};
 use std::sync::Arc;
@@ -16,6 +19,16 @@ pub fn put(batch: &mut WriteBatch, applier: &Applier, descriptor_changed: bool) 
     if descriptor_changed {
         let descriptor = (*applier.descriptor).clone();
         RangeState { replica_id: applier.replica_id, descriptor }.put(batch, range_id);
+        match applier.frozen {
+            Some(Freeze { name, position }) => FreezeState {
+                left_range_id: name.left_range_id,
+                left_version: name.left_version,
+                index: position.index,
+                term: position.term,
+            }
+            .put(batch, range_id),
+            None => FreezeState::remove(batch, range_id),
+        }
     }
     let LogPosition { index, term } = applier.applied;
     AppliedState { index, term, max_version: applier.largest_commit }.put(batch, range_id);
@@ -39,14 +52,23 @@ pub fn load(snapshot: &dyn Snapshot, range_id: RangeId) -> Result<Option<Applier
     let state = RangeState::load(snapshot, range_id).map_err(|error| error.to_string())?;
     let applied = AppliedState::load(snapshot, range_id).map_err(|error| error.to_string())?;
     match (state, applied) {
-        (Some(state), Some(applied)) => Ok(Some(applier(state, applied))),
+        (Some(state), Some(applied)) => {
+            let frozen =
+                FreezeState::load(snapshot, range_id).map_err(|error| error.to_string())?;
+            Ok(Some(applier(state, applied, frozen)))
+        }
         (None, None) => Ok(None),
         _ => Err(format!("the state of range {range_id} is incomplete")),
     }
 }
 
-fn applier(state: RangeState, applied: AppliedState) -> Applier {
+fn applier(state: RangeState, applied: AppliedState, frozen: Option<FreezeState>) -> Applier {
+    let frozen = frozen.map(|frozen| Freeze {
+        name: MergeName { left_range_id: frozen.left_range_id, left_version: frozen.left_version },
+        position: LogPosition { index: frozen.index, term: frozen.term },
+    });
     Applier {
+        frozen,
         replica_id: state.replica_id,
         descriptor: Arc::new(state.descriptor),
         applied: LogPosition { index: applied.index, term: applied.term },
@@ -135,9 +157,35 @@ pub fn split_off(
         descriptor: Arc::new(right),
         applied: INITIAL_POSITION,
         largest_commit,
+        frozen: None,
     };
     put(batch, &applier, true);
     Ok(Some(applier))
+}
+
+/// Adds to `batch`, which already says that the left range ends where the right one ended, what a
+/// merge does to the right one: its fences become the left one's, its state goes, a tombstone stays.
+///
+/// # Errors
+/// The engine's, or damage, in words.
+pub fn absorb(
+    engine: &dyn Engine,
+    batch: &mut WriteBatch,
+    left: RangeId,
+    right: &Applier,
+) -> Result<(), String> {
+    let right_id = right.descriptor.range_id;
+    let snapshot = engine.snapshot();
+    let fences = fences_for_split(snapshot.as_ref(), right_id, left);
+    for mutation in fences.map_err(|error| error.to_string())? {
+        if let Some(value) = &mutation.value {
+            batch.put(mutation.family, &mutation.key, value);
+        }
+    }
+    let own = range_bounds(right_id);
+    batch.delete_span(Family::Meta, &own.lower, &own.upper);
+    ReplicaTombstone { replica_id: right.replica_id }.put(batch, right_id);
+    Ok(())
 }
 
 /// Checksum and number of entries of a range's contents.
@@ -157,5 +205,6 @@ pub fn empty(replica_id: ReplicaId, descriptor: RangeDescriptor) -> Applier {
         descriptor: Arc::new(descriptor),
         applied: LogPosition::default(),
         largest_commit: Timestamp::ZERO,
+        frozen: None,
     }
 }

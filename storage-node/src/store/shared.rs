@@ -1,13 +1,15 @@
 //! What the threads of the store have in common.
 
+use super::applier::ApplyTask;
 use super::handle::ReplicaHandle;
 use super::settings::StoreSettings;
 use super::worker::{Task, WorkerSender};
 use super::worker_index;
-use crate::raft_log::RaftLog;
+use crate::raft_log::{LogPosition, RaftLog};
 use crate::replica::apply::Applier;
 use crate::snapshot::Snapshots;
 use crate::transport::RaftSender;
+use crossbeam_channel::Sender;
 use parking_lot::RwLock;
 use prometheus::{Histogram, HistogramOpts, IntGauge};
 use rangedb_engine::Engine;
@@ -32,16 +34,36 @@ pub struct Shared {
     pub logger: slog::Logger,
     /// The Raft threads, once they run.
     pub workers: OnceLock<Arc<Vec<WorkerSender>>>,
+    /// The apply threads, once they run.
+    pub appliers: OnceLock<Vec<Sender<ApplyTask>>>,
     /// Why the process must end, once it must.
     pub failed: watch::Sender<Option<String>>,
 }
 
 impl Shared {
+    /// Asks for a right range, come to its freeze, on behalf of the left one that takes it in.
+    pub fn call_in(&self, right: RangeId, freeze: LogPosition, left: RangeId) {
+        self.send(right, Task::ForceCommit { range_id: right, position: freeze });
+        self.apply(right, ApplyTask::Yield { range_id: right, freeze: freeze.index, left });
+    }
+
+    /// Sends a task to the apply thread of a range.
+    pub fn apply(&self, range_id: RangeId, task: ApplyTask) {
+        let appliers = self.appliers.get().expect("threads run only once all are known");
+        // An apply thread only ends when the process is stopping or failing.
+        let _ = appliers[worker_index(range_id, appliers.len())].send(task);
+    }
+
+    /// Sends a task to the Raft thread of a range.
+    pub fn send(&self, range_id: RangeId, task: Task) {
+        let workers = self.workers.get().expect("threads run only once all are known");
+        workers[worker_index(range_id, workers.len())].send(task);
+    }
+
     /// Gives a replica that a split made to its Raft thread.
     pub fn adopt(&self, applier: Applier, campaign: bool, bytes: u64) {
-        let workers = self.workers.get().expect("threads run only once all are known");
-        let index = worker_index(applier.descriptor.range_id, workers.len());
-        workers[index].send(Task::Adopt { applier: Box::new(applier), campaign, bytes });
+        let range_id = applier.descriptor.range_id;
+        self.send(range_id, Task::Adopt { applier: Box::new(applier), campaign, bytes });
     }
 
     /// The first reason stays.

@@ -69,6 +69,7 @@ pub fn start(options: StoreOptions) -> Result<Store, StoreError> {
         metrics: Metrics::get(),
         logger: raft_logger::logger(),
         workers: OnceLock::new(),
+        appliers: OnceLock::new(),
         failed: watch::Sender::new(None),
     });
     let loaded = load::load_all(&shared, &options.installed).map_err(StoreError::Load)?;
@@ -87,9 +88,12 @@ pub fn start(options: StoreOptions) -> Result<Store, StoreError> {
         .unzip();
     let workers = Arc::new(workers);
     shared.workers.get_or_init(|| Arc::clone(&workers));
+    let (appliers, apply_tasks): (Vec<_>, Vec<_>) = (0..count).map(|_| unbounded()).unzip();
+    shared.appliers.get_or_init(|| appliers);
     let mut handles = Vec::with_capacity(2 * count);
-    for (index, (part, inbox)) in parts.into_iter().zip(inboxes).enumerate() {
-        start_pair(&shared, index, inbox, part, &mut handles)?;
+    let tasks = inboxes.into_iter().zip(apply_tasks);
+    for (index, (part, tasks)) in parts.into_iter().zip(tasks).enumerate() {
+        start_pair(&shared, index, tasks, part, &mut handles)?;
     }
     let maintenance = Maintenance::start(Arc::clone(&shared), Arc::clone(&workers))?;
     let threads =
@@ -101,11 +105,12 @@ pub fn start(options: StoreOptions) -> Result<Store, StoreError> {
 fn start_pair(
     shared: &Arc<Shared>,
     index: usize,
-    inbox: Receiver<Task>,
+    (inbox, apply_tasks): (Receiver<Task>, Receiver<ApplyTask>),
     loaded: Vec<Loaded>,
     handles: &mut Vec<JoinHandle<()>>,
 ) -> Result<(), StoreError> {
-    let (appliers, apply_tasks) = unbounded::<ApplyTask>();
+    let appliers = shared.appliers.get().expect("the senders are made before the threads");
+    let appliers = appliers[index].clone();
     let workers = shared.workers.get().expect("the senders are made before the threads");
     let sender = workers[index].clone();
     let mut worker = Worker {

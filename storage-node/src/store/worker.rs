@@ -38,6 +38,7 @@ pub struct AppliedNotice {
     pub changes: Vec<ConfChangeV2>,
     /// The range's bounds changed.
     pub boundary: bool,
+    pub frozen: bool,
     pub removed: bool,
 }
 
@@ -75,6 +76,11 @@ pub enum Task {
     Destroyed {
         range_id: RangeId,
         replica_id: ReplicaId,
+    },
+    /// Another range's log proves that this much of the range's log is committed.
+    ForceCommit {
+        range_id: RangeId,
+        position: LogPosition,
     },
     /// The applied index of each range that is durable in the data store.
     Compact {
@@ -195,6 +201,14 @@ impl Worker {
                 self.adopt_split(*applier, campaign, bytes, now)?;
             }
             Task::Destroyed { range_id, replica_id } => self.destroyed(range_id, replica_id)?,
+            Task::ForceCommit { range_id, position } => {
+                if let Some(hosted) = self.replicas.get_mut(&range_id)
+                    && !hosted.core.is_busy()
+                {
+                    hosted.core.force_commit(position);
+                    self.touched.insert(range_id);
+                }
+            }
             Task::Compact { durable, force } => self.compact(&durable, &force)?,
             Task::Stop => unreachable!("the caller looks for it first"),
         }
@@ -229,6 +243,7 @@ impl Worker {
                     position: notice.position,
                     descriptor: notice.descriptor,
                     changes: notice.changes,
+                    frozen: notice.frozen,
                 },
                 now,
             );

@@ -275,6 +275,7 @@ fn refusal_of(error: &ProposeError, target: &Target) -> Refusal {
     match error {
         ProposeError::NotLeader => target.not_leader(),
         ProposeError::EpochMismatch => target.epoch_mismatch(target.span()),
+        ProposeError::Frozen => Refusal::NotReady("the range is being merged"),
         ProposeError::Overloaded => Refusal::Overloaded("too many proposals wait"),
         ProposeError::OutcomeUnknown => {
             Refusal::OutcomeUnknown("leadership was lost while it was under way")

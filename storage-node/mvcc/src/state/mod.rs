@@ -9,13 +9,14 @@
 //! | `02` id `01` | [`RangeState`]: written when the descriptor changes |
 //! | `02` id `02` | [`AppliedState`]: written in every batch that applies entries |
 //! | `02` id `03` request id | a [fence](crate::fence) |
+//! | `02` id `04` | [`FreezeState`]: only while the range is frozen for a merge |
 //! | `03` id | [`ReplicaTombstone`] |
 //! | `04` id | [`InstallIntent`] |
 
 mod range;
 mod store;
 
-pub use range::{AppliedState, InstallIntent, RangeState, ReplicaTombstone};
+pub use range::{AppliedState, FreezeState, InstallIntent, RangeState, ReplicaTombstone};
 pub use store::StoreRecord;
 
 use crate::SpanBounds;
@@ -35,6 +36,7 @@ const INSTALL_INTENT: u8 = 4;
 const RANGE_STATE: u8 = 1;
 const APPLIED_STATE: u8 = 2;
 const FENCE: u8 = 3;
+const FREEZE_STATE: u8 = 4;
 
 fn key_of(kind: u8, range_id: RangeId) -> Vec<u8> {
     let mut key = Vec::with_capacity(1 + 8 + 1 + 16);

@@ -1,8 +1,8 @@
 //! The records that belong to one range.
 
 use super::{
-    APPLIED_STATE, FORMAT, INSTALL_INTENT, RANGE_STATE, REPLICA_TOMBSTONE, RangeRecord, key_of,
-    open, range_key,
+    APPLIED_STATE, FORMAT, FREEZE_STATE, INSTALL_INTENT, RANGE_STATE, REPLICA_TOMBSTONE,
+    RangeRecord, key_of, open, range_key,
 };
 use crate::codec::{Reader, put_bytes, seal};
 use crate::{MvccError, Result};
@@ -25,6 +25,17 @@ pub struct AppliedState {
     pub term: u64,
     /// The largest commit timestamp applied, and nothing below it is missing that is applied.
     pub max_version: Timestamp,
+}
+
+/// The range is frozen, to become part of its left neighbour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FreezeState {
+    pub left_range_id: RangeId,
+    /// The left range's version when the merge began; once that is larger, it cannot happen.
+    pub left_version: u64,
+    /// The freeze's own place in the log.
+    pub index: u64,
+    pub term: u64,
 }
 
 /// Replicas of the range that were on this store and must never come back.
@@ -87,6 +98,28 @@ impl RangeRecord for AppliedState {
         let max_version = Timestamp(reader.u64()?);
         reader.end()?;
         Ok(Self { index, term, max_version })
+    }
+}
+
+impl RangeRecord for FreezeState {
+    fn key(range_id: RangeId) -> Vec<u8> {
+        range_key(range_id, FREEZE_STATE)
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut record = vec![FORMAT];
+        for number in [self.left_range_id.0, self.left_version, self.index, self.term] {
+            record.extend_from_slice(&number.to_be_bytes());
+        }
+        seal(record)
+    }
+
+    fn decode(record: &[u8]) -> Result<Self> {
+        let mut reader = open(record)?;
+        let (left_range_id, left_version) = (RangeId(reader.u64()?), reader.u64()?);
+        let (index, term) = (reader.u64()?, reader.u64()?);
+        reader.end()?;
+        Ok(Self { left_range_id, left_version, index, term })
     }
 }
 

@@ -95,6 +95,7 @@ impl Cluster {
                 descriptor: Arc::clone(&descriptor),
                 applied: INITIAL_POSITION,
                 largest_commit: Timestamp::ZERO,
+                frozen: None,
             };
             let disk = Arc::new(SimDisk::new(initial_log()));
             let node = SimNode { disk, replica: None, applier, applied: Vec::new() };
@@ -225,7 +226,8 @@ impl Cluster {
         }
         let (position, descriptor) = (node.applier.applied, Arc::clone(&node.applier.descriptor));
         if let Some(replica) = node.replica.as_mut() {
-            replica.step(Input::Applied { position, descriptor, changes }, now);
+            let frozen = node.applier.frozen.is_some();
+            replica.step(Input::Applied { position, descriptor, changes, frozen }, now);
         }
     }
 

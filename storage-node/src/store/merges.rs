@@ -1,0 +1,121 @@
+//! How an apply thread merges: the left range stops at the merge until the right one, which may
+//! belong to another apply thread, has come to its freeze and is handed over. See docs/ranges.md.
+
+use super::applier::{ApplyTask, ApplyThread};
+use super::range_state;
+use super::worker::{Task, Worker};
+use crate::replica::apply::{Applier, CommittedEntry};
+use crate::replica::command::MergePlan;
+use rangedb_engine::Durability;
+use rangedb_types::{RangeDescriptor, RangeId};
+use std::collections::{HashMap, VecDeque};
+
+/// The merges that one apply thread has to do with.
+#[derive(Default)]
+pub(super) struct Merges {
+    /// Left ranges and what they are to apply, the merge first. Bounded by the apply lag of their
+    /// leaders.
+    stalled: HashMap<RangeId, VecDeque<CommittedEntry>>,
+    /// Right ranges, where they freeze, and who waits for them.
+    called_in: HashMap<RangeId, (u64, RangeId)>,
+}
+
+impl Merges {
+    pub(super) fn is_stalled(&self, left: RangeId) -> bool {
+        self.stalled.contains_key(&left)
+    }
+
+    pub(super) fn stall(&mut self, left: RangeId, entries: impl Iterator<Item = CommittedEntry>) {
+        self.stalled.entry(left).or_default().extend(entries);
+    }
+
+    pub(super) fn called_in(&mut self, right: RangeId, freeze: u64, left: RangeId) {
+        self.called_in.insert(right, (freeze, left));
+    }
+}
+
+impl ApplyThread {
+    /// The merge that an entry holds, if it is to be applied.
+    pub(super) fn wants_merge(
+        &self,
+        range_id: RangeId,
+        committed: &CommittedEntry,
+    ) -> Result<Option<MergePlan>, String> {
+        let Some(owned) = self.ranges.get(&range_id) else { return Ok(None) };
+        let wanted = owned.applier.wants_merge(&committed.entry);
+        wanted.map_err(|error| format!("range {range_id} cannot go on: {error}"))
+    }
+
+    /// Hands over the right ranges that have come to their freeze.
+    pub(super) fn yield_ranges(&mut self) -> Result<(), String> {
+        if self.merges.called_in.is_empty() {
+            return Ok(());
+        }
+        let arrived = self.merges.called_in.iter().filter(|(right, (freeze, _))| {
+            let owned = self.ranges.get(right);
+            owned.is_some_and(|owned| owned.applier.applied.index >= *freeze)
+        });
+        let arrived: Vec<_> = arrived.map(|(right, (_, left))| (*right, *left)).collect();
+        if arrived.is_empty() {
+            return Ok(());
+        }
+        self.write()?;
+        for (right, left) in arrived {
+            self.merges.called_in.remove(&right);
+            if let Some(owned) = self.ranges.remove(&right) {
+                let right = Box::new(owned.applier);
+                self.shared.apply(left, ApplyTask::Absorb { left, right });
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies the merge that the left range stopped at, as one durable batch, and goes on.
+    pub(super) fn absorb(&mut self, left: RangeId, right: &Applier) -> Result<(), String> {
+        self.write()?;
+        let Some(mut entries) = self.merges.stalled.remove(&left) else { return Ok(()) };
+        let Some(merge) = entries.pop_front() else { return Ok(()) };
+        let Some(owned) = self.ranges.get_mut(&left) else { return Ok(()) };
+        let right_range = &right.descriptor;
+        owned.applier.absorb(&merge.entry, right);
+        let handle = std::sync::Arc::clone(&owned.handle);
+        range_state::absorb(self.engine.as_ref(), &mut self.batch, left, right)?;
+        self.progress.entry(left).or_default().boundary = true;
+        self.answers.push((merge.replies, Ok(())));
+        let replica = self.shared.registry.read().get(&right_range.range_id).cloned();
+        if let Some(bytes) = replica.and_then(|replica| replica.size_bytes()) {
+            handle.add_bytes(usize::try_from(bytes).unwrap_or(usize::MAX));
+        }
+        handle.bump_special_generation();
+        self.write_with(Durability::Synced)?;
+        handle.bump_special_generation();
+        let (range_id, replica_id) = (right_range.range_id, right.replica_id);
+        tracing::info!(range_id = %left, right = %range_id, "the ranges were merged");
+        self.shared.send(range_id, Task::Destroyed { range_id, replica_id });
+        self.apply(left, entries.into())
+    }
+}
+
+impl Worker {
+    /// A snapshot shows a range that has taken in others which are still here, for this node slept
+    /// through the merge. They lie inside its bounds and are older, so they are gone everywhere
+    /// else: they go here too, and the snapshot is taken when it comes again.
+    pub(super) fn remove_merged_away(&mut self, snapshot: &RangeDescriptor) {
+        let stale: Vec<_> = self
+            .replicas
+            .values()
+            .filter(|hosted| hosted.core.is_initialised() && !hosted.core.is_busy())
+            .map(|hosted| hosted.core.descriptor())
+            .filter(|range| {
+                range.range_id != snapshot.range_id
+                    && snapshot.span.covers(&range.span)
+                    && range.epoch.version < snapshot.epoch.version
+            })
+            .map(|range| range.range_id)
+            .collect();
+        for range_id in stale {
+            tracing::info!(%range_id, into = %snapshot.range_id, "merged away while this node slept");
+            self.destroy(range_id);
+        }
+    }
+}
