@@ -5,7 +5,7 @@ use rangedb_types::{NodeId, Replica};
 use std::collections::BTreeMap;
 
 /// A disk fuller than this gets no more replicas, and gives some away.
-pub(crate) const FULL_PERCENT: u64 = 85;
+pub(crate) const FULL_PERCENT: u64 = 95;
 /// A disk fuller than this gets no replicas for balance alone: it would soon give them away again.
 pub(crate) const AMPLE_PERCENT: u64 = 75;
 
