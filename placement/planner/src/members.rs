@@ -56,8 +56,9 @@ struct Burden {
     older: Reverse<ReplicaId>,
 }
 
-/// The `count` replicas that the range is best off without. Learners have a bonus, so that a copy
-/// that was begun is not given up when others overtake it.
+/// The `count` replicas that the range is best off without. The newest one has a bonus, so that a
+/// copy that was begun is not given up when others overtake it; with a vote as much as without, or a
+/// single voter and its successor would take turns for ever.
 pub(crate) fn victims(
     cluster: &Cluster<'_>,
     mut members: Vec<Replica>,
@@ -82,16 +83,16 @@ fn burden(
 ) -> Burden {
     let member = &members[index];
     let node = cluster.get(member.node_id);
-    let is_learner = member.role == ReplicaRole::Learner;
+    let is_newest = members.iter().all(|other| other.replica_id <= member.replica_id);
     Burden {
         lost: cluster.is_lost(member.node_id),
         draining: node.is_some_and(|node| node.view.draining),
         outside: align_to.is_some_and(|left| left.replica_on(member.node_id).is_none()),
         sharing: sharing(cluster, members, member.node_id, Some(index)),
-        disk_full: !is_learner
+        disk_full: !is_newest
             && node.is_some_and(|node| node.used_percent() > crate::cluster::FULL_PERCENT),
         replicas_on_node: node
-            .map_or(0, |node| node.replicas.saturating_sub(usize::from(is_learner))),
+            .map_or(0, |node| node.replicas.saturating_sub(usize::from(is_newest))),
         older: Reverse(member.replica_id),
     }
 }

@@ -5,6 +5,7 @@ use super::{Even, TRANSFERS_PER_NODE_MAX};
 use crate::planning::Planning;
 use rangedb_types::{Replica, ReplicaRole};
 use std::cmp::Reverse;
+use std::collections::VecDeque;
 
 pub(super) fn balance(planning: &mut Planning<'_>) {
     let leaders = || planning.cluster.nodes.iter().filter(|node| node.may_lead());
@@ -13,28 +14,48 @@ pub(super) fn balance(planning: &mut Planning<'_>) {
         return;
     }
     let mut led = led_ranges(planning);
-    let mut sources: Vec<_> = (0..led.len()).collect();
+    for ranges in &mut led {
+        ranges.sort_by_cached_key(|index| (planning.range(*index).requests(), *index));
+    }
     let nodes = &planning.cluster.nodes;
+    let mut sources: Vec<_> = (0..led.len()).collect();
     sources.sort_unstable_by_key(|node| (Reverse(nodes[*node].leaders), nodes[*node].mixed));
     let mut given = vec![0; led.len()];
-    for from in sources {
-        let mut ranges = std::mem::take(&mut led[from]);
-        ranges.sort_unstable_by_key(|index| (planning.range(*index).requests(), *index));
-        let mut moved = 0;
-        for index in ranges {
-            if moved >= TRANSFERS_PER_NODE_MAX || !may_give(planning, even, from) {
-                break;
-            }
-            if let Some((to, node)) = target(planning, index, from, even, &given) {
-                let counts =
-                    (planning.cluster.nodes[from].leaders, planning.cluster.nodes[node].leaders);
-                let why = format!("its node leads {} ranges, the other one {}", counts.0, counts.1);
-                planning.ask_transfer(index, to, why);
-                given[node] += 1;
-                moved += 1;
-            }
+    let mut any = false;
+    for from in &sources {
+        any |= give(planning, even, *from, &led[*from], &mut given);
+    }
+    // One at a time: the picture is another one afterwards.
+    let _ = any || sources.iter().any(|from| pass_on(planning, even, *from, &led));
+}
+
+/// Hands leaderships over to followers on nodes with fewer of them; true if there was one.
+fn give(
+    planning: &mut Planning<'_>,
+    even: Even,
+    from: usize,
+    ranges: &[usize],
+    given: &mut [usize],
+) -> bool {
+    let mut moved = 0;
+    for index in ranges {
+        if moved >= TRANSFERS_PER_NODE_MAX || !may_give(planning, even, from) {
+            break;
+        }
+        if let Some((to, node)) = target(planning, *index, from, even, given) {
+            ask(planning, *index, from, (to, node));
+            given[node] += 1;
+            moved += 1;
         }
     }
+    moved > 0
+}
+
+fn ask(planning: &mut Planning<'_>, index: usize, from: usize, (to, node): (Replica, usize)) {
+    let nodes = &planning.cluster.nodes;
+    let (has, other) = (nodes[from].leaders, nodes[node].leaders);
+    let why = format!("its node leads {has} ranges, the other one {other}");
+    planning.ask_transfer(index, to, why);
 }
 
 /// Ranges by the index of the node that leads them.
@@ -50,12 +71,9 @@ pub(super) fn led_ranges(planning: &Planning<'_>) -> Vec<Vec<usize>> {
 
 /// True if some node could want a leadership of this one.
 fn may_give(planning: &Planning<'_>, even: Even, from: usize) -> bool {
-    let count = planning.cluster.nodes[from].leaders;
-    planning
-        .cluster
-        .nodes
-        .iter()
-        .any(|node| node.may_lead() && should_move(even, count, node.leaders))
+    let nodes = &planning.cluster.nodes;
+    let count = nodes[from].leaders;
+    nodes.iter().any(|node| node.may_lead() && should_move(even, count, node.leaders))
 }
 
 fn should_move(even: Even, from: usize, to: usize) -> bool {
@@ -80,6 +98,44 @@ fn target(
             let node = &planning.cluster.nodes[*node];
             (node.leaders, node.requests, node.mixed)
         })
+}
+
+/// Where no follower of a node's ranges is on a node with fewer leaderships, some other node's may
+/// be: along the shortest way there every node hands one leadership on to the next.
+fn pass_on(planning: &mut Planning<'_>, even: Even, from: usize, led: &[Vec<usize>]) -> bool {
+    if !may_give(planning, even, from) {
+        return false;
+    }
+    let count = planning.cluster.nodes[from].leaders;
+    let mut reached_by: Vec<Option<(usize, usize, Replica)>> = vec![None; led.len()];
+    let mut queue = VecDeque::from([from]);
+    while let Some(node) = queue.pop_front() {
+        for index in &led[node] {
+            for (voter, next) in followers(planning, *index) {
+                if next == from || reached_by[next].is_some() {
+                    continue;
+                }
+                reached_by[next] = Some((node, *index, voter));
+                if should_move(even, count, planning.cluster.nodes[next].leaders) {
+                    hand_on(planning, &reached_by, next);
+                    return true;
+                }
+                queue.push_back(next);
+            }
+        }
+    }
+    false
+}
+
+fn hand_on(
+    planning: &mut Planning<'_>,
+    reached_by: &[Option<(usize, usize, Replica)>],
+    mut node: usize,
+) {
+    while let Some((from, index, voter)) = reached_by[node] {
+        ask(planning, index, from, (voter, node));
+        node = from;
+    }
 }
 
 /// Voters that could lead instead, with the indices of their nodes; none if the range has other

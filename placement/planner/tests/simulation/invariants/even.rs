@@ -1,0 +1,35 @@
+//! Replicas and leaderships are within max(1, 10 %) of even.
+
+use super::Verdict;
+use crate::world::World;
+use rangedb_types::NodeId;
+use std::collections::BTreeMap;
+
+pub fn check(world: &World) -> Verdict {
+    let mut replicas = empty(world);
+    let mut leaders = empty(world);
+    for range in &world.ranges {
+        for replica in &range.descriptor.replicas {
+            *replicas.entry(replica.node_id).or_default() += 1;
+        }
+        if let Some(leader) = range.leader {
+            *leaders.entry(leader).or_default() += 1;
+        }
+    }
+    is_even("replicas", &replicas)?;
+    is_even("leaders", &leaders)
+}
+
+fn empty(world: &World) -> BTreeMap<NodeId, usize> {
+    let usable = world.nodes.values().filter(|node| !node.dead && !node.view.draining);
+    usable.map(|node| (node.view.node_id, 0)).collect()
+}
+
+fn is_even(what: &str, counts: &BTreeMap<NodeId, usize>) -> Verdict {
+    let mean = counts.values().sum::<usize>() as f64 / counts.len() as f64;
+    let allowed = (mean / 10.0).max(1.0) + 1e-9;
+    if counts.values().all(|count| (*count as f64 - mean).abs() <= allowed) {
+        return Ok(());
+    }
+    Err(format!("uneven {what}: {counts:?}"))
+}

@@ -1,0 +1,139 @@
+//! What happens to the cluster from outside.
+
+use crate::carry_out::majority;
+use crate::world::{DISK_BYTES, World};
+use rangedb_types::{NodeId, Random as _};
+
+/// From here on ranges do not grow any more.
+const RANGES_ENOUGH: usize = 80;
+
+impl World {
+    fn any_node(&mut self) -> NodeId {
+        let nodes: Vec<_> = self.nodes.keys().copied().collect();
+        nodes[self.random.below(nodes.len() as u64) as usize]
+    }
+
+    /// Perhaps something bad, or at least something new.
+    pub fn weather(&mut self) {
+        let node_id = self.any_node();
+        match self.random.below(40) {
+            0 => self.kill(node_id),
+            1..4 => self.send_away(node_id),
+            4 => self.drain_or_not(node_id),
+            5 => {
+                let zones: Vec<_> =
+                    self.nodes.values().map(|node| node.view.zone.clone()).collect();
+                let zone = self.random.below(zones.len() as u64) as usize;
+                if zones.len() < 12 {
+                    self.add_node(&zones[zone]);
+                }
+            }
+            6 => {
+                let node = self.nodes.get_mut(&node_id).expect("it was chosen among them");
+                node.other_bytes = if node.other_bytes == 0 { DISK_BYTES / 10 * 9 } else { 0 };
+            }
+            7 => self.policy.replication_factor = [3, 3, 5, 1, 4][self.random.below(5) as usize],
+            8..11 => self.reheat(),
+            11..14 => self.resize(),
+            _ => {}
+        }
+        self.come_back();
+    }
+
+    /// Dies for good, unless that takes a majority from some range, or too many nodes.
+    pub fn kill(&mut self, node_id: NodeId) {
+        let left = |world: &Self| world.nodes.values().filter(|node| !node.dead).count();
+        if left(self) <= 3 || !self.can_lose(node_id) {
+            return;
+        }
+        let round = self.round;
+        let node = self.nodes.get_mut(&node_id).expect("the caller chose a node there is");
+        node.dead = true;
+        node.away_since.get_or_insert(round);
+    }
+
+    pub fn can_lose(&self, node_id: NodeId) -> bool {
+        self.ranges.iter().all(|range| {
+            majority(range, |replica| {
+                replica.node_id != node_id
+                    && !self.is_dead(replica.node_id)
+                    && range.filled.contains(&replica.replica_id)
+            })
+        })
+    }
+
+    fn send_away(&mut self, node_id: NodeId) {
+        let round = self.round;
+        let node = self.nodes.get_mut(&node_id).expect("the caller chose a node there is");
+        node.away_since.get_or_insert(round);
+    }
+
+    fn come_back(&mut self) {
+        let away: Vec<_> = self
+            .nodes
+            .values()
+            .filter(|node| node.away_since.is_some() && !node.dead)
+            .map(|node| node.view.node_id)
+            .collect();
+        for node_id in away {
+            if self.one_in(12) {
+                self.bring_back(node_id);
+            }
+        }
+    }
+
+    fn bring_back(&mut self, node_id: NodeId) {
+        let round = self.round;
+        let node = self.nodes.get_mut(&node_id).expect("the caller chose a node there is");
+        node.away_since = None;
+        node.back_since = round;
+    }
+
+    fn drain_or_not(&mut self, node_id: NodeId) {
+        let refused = rangedb_planner::can_drain(&self.view(), &self.policy, node_id).is_err();
+        let node =
+            &mut self.nodes.get_mut(&node_id).expect("the caller chose a node there is").view;
+        if node.draining {
+            node.draining = false;
+            node.accepts_replicas = true;
+        } else if !refused {
+            node.draining = true;
+            node.accepts_replicas = false;
+        }
+    }
+
+    fn reheat(&mut self) {
+        let hot = self.random.below(self.ranges.len() as u64) as usize;
+        let (reads, quiet) = (self.random.below(8_000), self.random.below(200));
+        for (index, range) in self.ranges.iter_mut().enumerate() {
+            range.reads = if index == hot { reads } else { quiet };
+            range.writes = range.reads / 2;
+        }
+    }
+
+    fn resize(&mut self) {
+        let most = if self.ranges.len() < RANGES_ENOUGH { 700 << 20 } else { 200 << 20 };
+        for index in 0..self.ranges.len() {
+            if self.one_in(3) {
+                self.ranges[index].size_bytes = self.random.below(most);
+            }
+        }
+    }
+
+    /// Nobody is away who can come back, nothing is lost, disks are empty again.
+    pub fn clear_up(&mut self) {
+        self.storm = false;
+        let away: Vec<_> = self
+            .nodes
+            .values()
+            .filter(|node| node.away_since.is_some() && !node.dead)
+            .map(|node| node.view.node_id)
+            .collect();
+        for node_id in away {
+            self.bring_back(node_id);
+        }
+        for node in self.nodes.values_mut() {
+            node.other_bytes = 0;
+        }
+    }
+}
