@@ -7,6 +7,9 @@ use rangedb_types::{Replica, ReplicaRole};
 use std::cmp::Reverse;
 use std::collections::VecDeque;
 
+/// Most nodes for which a way over others is searched: each search looks at all ranges.
+const PASSING_ON_MAX: usize = 3;
+
 pub(super) fn balance(planning: &mut Planning<'_>) {
     let leaders = || planning.cluster.nodes.iter().filter(|node| node.may_lead());
     let even = Even::of(leaders().map(|node| node.leaders as u64));
@@ -26,7 +29,8 @@ pub(super) fn balance(planning: &mut Planning<'_>) {
         any |= give(planning, even, *from, &led[*from], &mut given);
     }
     // One at a time: the picture is another one afterwards.
-    let _ = any || sources.iter().any(|from| pass_on(planning, even, *from, &led));
+    let _ =
+        any || sources.iter().take(PASSING_ON_MAX).any(|from| pass_on(planning, even, *from, &led));
 }
 
 /// Hands leaderships over to followers on nodes with fewer of them; true if there was one.

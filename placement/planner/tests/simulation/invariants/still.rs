@@ -37,7 +37,9 @@ pub fn check(world: &mut World) -> Verdict {
         let alive =
             range.descriptor.replicas.iter().filter(|one| !world.is_dead(one.node_id)).count();
         if has < wanted || alive > world.policy.replication_factor {
-            return Err(format!("{has} replicas, {wanted} wanted: {:?}", range.descriptor));
+            let descriptor = range.descriptor.clone();
+            let pending = world.plan().1.pending();
+            return Err(format!("{has} replicas, {wanted} wanted: {descriptor:?}; {pending:?}"));
         }
         if range.descriptor.is_joint() || range.merging.is_some() {
             return Err(format!("half done: {:?}", range.descriptor));
