@@ -16,6 +16,9 @@ use tonic::{Code, Status};
 pub enum Failure {
     #[error("{message}")]
     Invalid { field: &'static str, message: String },
+    /// What the caller named does not exist.
+    #[error("{0}")]
+    NotFound(String),
     #[error("{0}")]
     SystemKey(String),
     #[error("{message}")]
@@ -53,6 +56,7 @@ impl Failure {
     pub const fn code(&self) -> Code {
         match self {
             Self::Invalid { .. } => Code::InvalidArgument,
+            Self::NotFound(_) => Code::NotFound,
             Self::SystemKey(_) => Code::PermissionDenied,
             Self::NotImplemented { .. } => Code::Unimplemented,
             Self::ConditionFailed { .. } => Code::FailedPrecondition,
@@ -106,7 +110,8 @@ impl Failure {
                 request_id: request_id.clone(),
                 seen_version: seen.0,
             }),
-            Self::Fenced { .. }
+            Self::NotFound(_)
+            | Self::Fenced { .. }
             | Self::Corrupt { .. }
             | Self::TooLarge { .. }
             | Self::Internal { .. } => return None,

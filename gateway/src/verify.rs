@@ -21,7 +21,7 @@ use tokio::time::{Instant, timeout_at};
 /// Verifies one range.
 ///
 /// # Errors
-/// `Invalid` if there is no such range; `RangeUnavailable` if its leader cannot be reached. A replica
+/// `NotFound` if there is no such range; `RangeUnavailable` if its leader cannot be reached. A replica
 /// that does not answer is no error: its row says so.
 pub async fn verify_range(
     dispatcher: &Dispatcher,
@@ -55,7 +55,7 @@ async fn start(
         let found = dispatcher.routes.find_range(range, deadline).await;
         let route = found
             .map_err(|error| Failure::PlacementUnavailable { why: error.to_string() })?
-            .ok_or_else(|| Failure::invalid("range_id", format!("there is no range {range}")))?;
+            .ok_or_else(|| Failure::NotFound(format!("there is no range {range}")))?;
         let operation =
             Operation::Get { keys: vec![Bytes::copy_from_slice(&route.descriptor.span.start)] };
         let retry = match start_once(dispatcher, &route, &operation, check_id, deadline).await {

@@ -119,6 +119,6 @@ async fn replicas_are_compared() {
     }
     let unknown = rangedb_client::proto::VerifyRangeRequest { range_id: 77 };
     let status = admin.verify_range(unknown).await.unwrap_err();
-    assert_eq!(status.code(), tonic::Code::InvalidArgument);
+    assert_eq!(status.code(), tonic::Code::NotFound);
     server.shutdown().await.unwrap();
 }
