@@ -1,9 +1,11 @@
 //! Moves replicas apart: no two in one zone while another zone has room, then the same for racks.
 
+use crate::cluster::Place;
 use crate::members::{sharing, victims};
 use crate::planning::Planning;
 use crate::target::candidates;
 use rangedb_types::{NodeId, Replica, ReplicaId, ReplicaRole};
+use std::collections::BTreeMap;
 
 /// A replica that is only thought of: newer than all others.
 pub(crate) const fn imagined(node_id: NodeId) -> Replica {
@@ -14,17 +16,43 @@ pub(crate) fn spread(planning: &mut Planning<'_>) {
     if !planning.cluster.has_places {
         return;
     }
+    let mut free: Vec<Place> =
+        planning.cluster.nodes.iter().filter(|n| n.takes_replicas()).map(|n| n.place).collect();
+    free.sort_unstable();
+    free.dedup();
+    // Ranges whose replicas are in the same places have the same chances.
+    let mut known: BTreeMap<Vec<Place>, bool> = BTreeMap::new();
     for index in 0..planning.view.ranges.len() {
-        if !planning.is_busy(index) && is_crowded(planning, index) && planning.is_healthy(index) {
+        if planning.is_busy(index) {
+            continue;
+        }
+        let replicas = &planning.range(index).descriptor.replicas;
+        let nodes = replicas.iter().filter_map(|replica| planning.cluster.get(replica.node_id));
+        let mut places: Vec<_> = nodes.map(|node| node.place).collect();
+        places.sort_unstable();
+        let crowded = match known.get(&places) {
+            Some(crowded) => *crowded,
+            None => {
+                let crowded = is_crowded(&places, &free);
+                known.insert(places, crowded);
+                crowded
+            }
+        };
+        if crowded && planning.is_healthy(index) {
             move_apart(planning, index);
         }
     }
 }
 
-fn is_crowded(planning: &Planning<'_>, index: usize) -> bool {
-    let replicas = &planning.range(index).descriptor.replicas;
-    replicas.iter().enumerate().any(|(member, replica)| {
-        sharing(&planning.cluster, replicas, replica.node_id, Some(member)) > Default::default()
+/// True if a replica would share less in one of the free places than where it is.
+fn is_crowded(places: &[Place], free: &[Place]) -> bool {
+    places.iter().enumerate().any(|(member, place)| {
+        let others = || {
+            let others = places.iter().enumerate().filter(move |(other, _)| *other != member);
+            others.map(|(_, other)| *other)
+        };
+        let now = place.sharing(others());
+        free.iter().any(|place| place.sharing(others()) < now)
     })
 }
 
