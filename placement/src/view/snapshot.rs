@@ -1,9 +1,25 @@
 //! The cluster as the planner is shown it: what is stored, refined by what was reported.
 
-use super::View;
-use crate::state::{NodeState, State};
-use rangedb_planner::{ClusterView, Liveness, NodeView, RangeView};
-use rangedb_types::{MonotonicTime, RangeDescriptor, Span};
+use super::{Reported, View};
+use crate::state::{NodeState, State, settings};
+use rangedb_planner::{ClusterView, Liveness, NodeView, Policy, RangeView};
+use rangedb_types::{MonotonicTime, RangeDescriptor, ReplicaId, Span};
+use std::collections::BTreeSet;
+
+/// What the operator wants, from the runtime settings.
+#[must_use]
+pub fn policy(state: &State) -> Policy {
+    Policy {
+        replication_factor: state.replication_factor(),
+        moves_per_node_max: usize::try_from(state.integer_setting(settings::REPLICA_MOVES))
+            .expect("the setting has a small upper bound"),
+        split_size_bytes: state.bytes_setting(settings::RANGE_SPLIT_SIZE),
+        merge_size_bytes: state.bytes_setting(settings::RANGE_MERGE_SIZE),
+        split_requests_per_second: state.integer_setting(settings::RANGE_SPLIT_REQUESTS),
+        split_bytes_per_second: state.bytes_setting(settings::RANGE_SPLIT_BYTES),
+        ..Policy::default()
+    }
+}
 
 impl View {
     /// A consistent picture for one plan.
@@ -48,7 +64,7 @@ impl View {
         match current {
             Some(reported) => RangeView {
                 leader: self.leader_of(stored.range_id, now),
-                caught_up: reported.caught_up.clone(),
+                caught_up: caught_up(reported),
                 down: reported.down.clone(),
                 size_bytes: Some(reported.size_bytes),
                 reads_per_second: reported.reads_per_second,
@@ -62,4 +78,10 @@ impl View {
             None => RangeView::new(stored.clone()),
         }
     }
+}
+
+/// Who has caught up: the leader speaks of its followers only.
+fn caught_up(reported: &Reported) -> BTreeSet<ReplicaId> {
+    let own = reported.leader.and_then(|node_id| reported.descriptor.replica_on(node_id));
+    reported.caught_up.iter().copied().chain(own.map(|own| own.replica_id)).collect()
 }
