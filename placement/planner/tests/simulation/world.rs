@@ -261,9 +261,22 @@ impl World {
             self.carry_out(&operator);
         }
         self.elect();
+        self.thaw();
         self.fill();
         self.round += 1;
         operators.len()
+    }
+
+    /// A range thaws once it sees that its left neighbour is not the one of the merge any more.
+    fn thaw(&mut self) {
+        for index in 1..self.ranges.len() {
+            let left = &self.ranges[index - 1].descriptor;
+            let (left_id, version) = (left.range_id, left.epoch.version);
+            let right = &mut self.ranges[index];
+            right.merging = right
+                .merging
+                .filter(|intent| intent.left_range_id == left_id && intent.left_version == version);
+        }
     }
 
     /// Leaders that are gone are replaced if a majority is left.
