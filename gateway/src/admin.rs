@@ -15,11 +15,13 @@ use rangedb_placement_client::{
 use rangedb_proto::v1::admin_server::Admin;
 use rangedb_proto::v1::{
     AddPlacementRequest, ClusterStatusRequest, ClusterStatusResponse, ConfigEntry,
-    GetConfigRequest, GetMetaRequest, ListConfigRequest, ListConfigResponse, ListMetaRequest,
-    ListMetaResponse, ListNodesRequest, ListNodesResponse, ListPlacementRequest,
-    ListPlacementResponse, ListRangesRequest, ListRangesResponse, MetaEntry, MetaEvent,
-    RemovePlacementRequest, SetConfigRequest, VerifyRangeRequest, VerifyRangeResponse,
-    WatchMetaRequest,
+    DrainNodeRequest, GetConfigRequest, GetMetaRequest, GetRangeRequest, GetRangeResponse,
+    ListConfigRequest, ListConfigResponse, ListMetaRequest, ListMetaResponse, ListNodesRequest,
+    ListNodesResponse, ListPlacementRequest, ListPlacementResponse, ListRangesRequest,
+    ListRangesResponse, MergeRangeRequest, MetaEntry, MetaEvent, MoveReplicaRequest, NodePlan,
+    RangePlan, RemoveNodeRequest, RemovePlacementRequest, ScatterPlan, ScatterRangesRequest,
+    SetConfigRequest, SplitRangeRequest, TransferLeaderRequest, UndrainNodeRequest,
+    VerifyRangeRequest, VerifyRangeResponse, WatchMetaRequest,
 };
 use rangedb_types::RangeId;
 use std::future::Future;
@@ -152,6 +154,69 @@ impl Admin for AdminService {
         let deadline = deadline::of_call(request.metadata(), VERIFY_TIMEOUT)?;
         let range = RangeId(request.into_inner().range_id);
         Ok(Response::new(verify_range(&self.dispatcher, range, deadline).await?))
+    }
+
+    async fn get_range(
+        &self,
+        request: Request<GetRangeRequest>,
+    ) -> Result<Response<GetRangeResponse>, Status> {
+        pass_on!(self.read(request) => get_range)
+    }
+
+    async fn split_range(
+        &self,
+        request: Request<SplitRangeRequest>,
+    ) -> Result<Response<RangePlan>, Status> {
+        pass_on!(self.change(request) => split_range)
+    }
+
+    async fn merge_range(
+        &self,
+        request: Request<MergeRangeRequest>,
+    ) -> Result<Response<RangePlan>, Status> {
+        pass_on!(self.change(request) => merge_range)
+    }
+
+    async fn move_replica(
+        &self,
+        request: Request<MoveReplicaRequest>,
+    ) -> Result<Response<RangePlan>, Status> {
+        pass_on!(self.change(request) => move_replica)
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<TransferLeaderRequest>,
+    ) -> Result<Response<RangePlan>, Status> {
+        pass_on!(self.change(request) => transfer_leader)
+    }
+
+    async fn scatter_ranges(
+        &self,
+        request: Request<ScatterRangesRequest>,
+    ) -> Result<Response<ScatterPlan>, Status> {
+        pass_on!(self.change(request) => scatter_ranges)
+    }
+
+    async fn drain_node(
+        &self,
+        request: Request<DrainNodeRequest>,
+    ) -> Result<Response<NodePlan>, Status> {
+        pass_on!(self.change(request) => drain_node)
+    }
+
+    async fn undrain_node(
+        &self,
+        request: Request<UndrainNodeRequest>,
+    ) -> Result<Response<NodePlan>, Status> {
+        pass_on!(self.change(request) => undrain_node)
+    }
+
+    async fn remove_node(
+        &self,
+        request: Request<RemoveNodeRequest>,
+    ) -> Result<Response<NodePlan>, Status> {
+        pass_on!(self.change(request) => remove_node)
     }
 
     async fn get_config(

@@ -2,8 +2,9 @@
 //! decides where replicas live.
 //!
 //! `consensus` agrees, `state` is what is agreed on, `tso` hands out timestamps; `leader` and `view`
-//! exist while this member leads, `operator` turns plans of `rangedb-planner` into commands, and
-//! `server` is the wire. Must not know: how nodes carry commands out, or what ranges hold.
+//! exist while this member leads, `wishes` turns what was asked by hand into steps, `operator` turns
+//! these and the plans of `rangedb-planner` into commands, and `server` is the wire. Must not know:
+//! how nodes carry commands out, or what ranges hold.
 
 pub mod consensus;
 mod leader;
@@ -15,6 +16,7 @@ pub mod settings;
 pub mod state;
 pub mod tso;
 mod view;
+mod wishes;
 
 pub use process::{Server, ShutdownError, StartError, start};
 pub use settings::Settings;

@@ -8,8 +8,10 @@ use super::office::Office;
 use crate::consensus::{LeadershipError, ProposeError};
 use crate::metrics;
 use crate::operator::planner_seed;
-use crate::state::{Command, RANGES_PER_REPORT_MAX, Response, State, settings};
-use rangedb_planner::{ClusterView, Liveness, Policy, plan};
+use crate::state::{Command, NodeState, RANGES_PER_REPORT_MAX, Response, Wish};
+use crate::view::policy;
+use crate::wishes::Ended;
+use rangedb_planner::{ClusterView, Liveness, plan};
 use rangedb_proto::internal::v1 as wire;
 use rangedb_types::{Epoch, MonotonicTime, NodeId, RangeDescriptor, RangeId, Span};
 use std::collections::HashMap;
@@ -25,25 +27,12 @@ const CONFIRM_INTERVAL: Duration = Duration::from_secs(1);
 const TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a node may take to show the first range before it is told again to create it.
 const BOOTSTRAP_RESEND_AFTER: Duration = Duration::from_secs(2);
-/// Copies that one node may send or receive at once.
-const MOVES_PER_NODE_MAX: usize = 4;
 /// Epoch of the first range as it is created. No range has it again after its first change.
 const FIRST_EPOCH: Epoch = Epoch { version: 1, conf_version: 1 };
 
 /// Why the office is laid down.
 enum Lost {
     Leadership,
-}
-
-/// What the operator wants, from the runtime settings.
-fn policy(state: &State) -> Policy {
-    Policy {
-        replication_factor: state.replication_factor(),
-        moves_per_node_max: MOVES_PER_NODE_MAX,
-        split_size_bytes: state.bytes_setting(settings::RANGE_SPLIT_SIZE),
-        merge_size_bytes: state.bytes_setting(settings::RANGE_MERGE_SIZE),
-        ..Policy::default()
-    }
 }
 
 struct Duties<'a> {
@@ -76,7 +65,8 @@ impl Duties<'_> {
         self.office.publish();
         self.store_news().await?;
         self.bootstrap().await?;
-        self.schedule().await
+        self.schedule().await?;
+        self.mark_drained().await
     }
 
     async fn confirm(&mut self) -> Result<(), Lost> {
@@ -180,13 +170,16 @@ impl Duties<'_> {
 
     async fn schedule(&self) -> Result<(), Lost> {
         let office = self.office;
-        let (view, policy, seed) = office.look(|state, view, now| {
+        let (view, policy, seed, wishes) = office.look(|state, view, now| {
             let policy = policy(state);
             let seed = state.cluster_id().map_or(0, planner_seed);
-            (view.snapshot(state, now), policy, seed)
+            let wishes: Vec<Wish> = state.wishes().cloned().collect();
+            (view.snapshot(state, now), policy, seed, wishes)
         });
         let timer = metrics::PLAN_SECONDS.start_timer();
-        let (operators, explanation) = plan(&view, &policy, seed);
+        let (mut operators, explanation) = plan(&view, &policy, seed);
+        let now = office.now();
+        let over = office.wishes.lock().round(&wishes, &view, &policy, &mut operators, now);
         timer.observe_duration();
         self.count(&view, operators.len(), explanation.pending().len());
         *office.explanation.lock() = explanation;
@@ -211,6 +204,45 @@ impl Duties<'_> {
             }
         }
         self.send_commands();
+        self.end_wishes(over).await
+    }
+
+    async fn end_wishes(&self, over: Vec<Ended>) -> Result<(), Lost> {
+        if over.is_empty() {
+            return Ok(());
+        }
+        let wishes = over.iter().map(|ended| ended.wish.clone()).collect();
+        // What could not be stored is judged again in the next round.
+        if self.propose(Command::EndWishes(wishes)).await?.is_some() {
+            for ended in &over {
+                let (wish, fulfilled, why) = (&ended.wish, ended.fulfilled, &ended.why);
+                let range_id = wish.range_id;
+                tracing::info!(%range_id, fulfilled, why, "a command by hand has ended");
+            }
+            self.office.wishes.lock().ended(over, self.office.now());
+        }
+        Ok(())
+    }
+
+    /// Tells that nodes which were to be emptied are empty: as the map has it, and as they say.
+    async fn mark_drained(&self) -> Result<(), Lost> {
+        let drained: Vec<NodeId> = self.office.look(|state, view, _| {
+            let draining = state.nodes().filter(|node| node.state == NodeState::Draining);
+            let empty = draining.filter(|node| {
+                view.has_told_all(node.node_id) && view.stats(node.node_id).replicas == 0
+            });
+            let everything = Span::all();
+            empty
+                .map(|node| node.node_id)
+                .filter(|node_id| view.replicas_named(state, &everything, *node_id) == 0)
+                .collect()
+        });
+        for node_id in drained {
+            let command = Command::SetNodeState { node_id, state: NodeState::Drained };
+            if self.propose(command).await?.is_some() {
+                tracing::info!(%node_id, "the node is drained");
+            }
+        }
         Ok(())
     }
 

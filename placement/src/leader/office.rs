@@ -6,6 +6,7 @@ use crate::metrics::HEARTBEATS;
 use crate::operator::Operators;
 use crate::state::{NodeRecord, NodeState, State};
 use crate::view::View;
+use crate::wishes::Board;
 use parking_lot::Mutex;
 use rangedb_planner::{Explanation, Operator};
 use rangedb_proto::convert::Malformed;
@@ -28,6 +29,7 @@ pub struct Office {
     pub(super) sessions: Mutex<Sessions>,
     pub(super) operators: Mutex<Operators>,
     pub(super) explanation: Mutex<Explanation>,
+    pub(super) wishes: Mutex<Board>,
     /// Reported descriptors that the range map does not have yet.
     news: Mutex<BTreeMap<RangeId, RangeDescriptor>>,
     /// Asks for a round of duties now.
@@ -54,6 +56,7 @@ impl Office {
             sessions: Mutex::default(),
             operators: Mutex::default(),
             explanation: Mutex::default(),
+            wishes: Mutex::default(),
             news: Mutex::default(),
             wake: Notify::new(),
             config: watch::channel(config).0,
@@ -96,6 +99,24 @@ impl Office {
     pub fn work(&self) -> (Vec<Operator>, Vec<String>) {
         let operators = self.operators.lock().under_way().cloned().collect();
         (operators, self.explanation.lock().pending())
+    }
+
+    /// The step of a range that is under way.
+    #[must_use]
+    pub fn step_of(&self, range_id: RangeId) -> Option<Operator> {
+        let operators = self.operators.lock();
+        operators.under_way().find(|operator| operator.range_id == range_id).cloned()
+    }
+
+    /// Looks at what is known of wishes beyond the stored ones.
+    pub fn wishes<R>(&self, look: impl FnOnce(&Board) -> R) -> R {
+        look(&self.wishes.lock())
+    }
+
+    /// Ends the stream of a node that was removed.
+    pub fn expel(&self, node_id: NodeId) {
+        self.sessions.lock().end(node_id);
+        self.publish();
     }
 
     /// A registered node opened its stream.

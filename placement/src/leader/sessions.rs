@@ -50,6 +50,13 @@ impl Sessions {
         }
     }
 
+    /// Ends a node's stream, if it has one.
+    pub(super) fn end(&mut self, node_id: NodeId) {
+        if let Some(session) = self.open.remove(&node_id) {
+            session.ended.cancel();
+        }
+    }
+
     pub(super) fn node_ids(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.open.keys().copied()
     }

@@ -1,14 +1,19 @@
 //! The `PlacementAdmin` service: what gateways pass on for operators.
 
 use super::refusal::of_membership;
-use super::{Answers, CALL_TIMEOUT, MEMBERSHIP_TIMEOUT, Services, convert, meta_watch, unexpected};
+use super::{
+    Answers, CALL_TIMEOUT, MEMBERSHIP_TIMEOUT, Services, commands, convert, drain, meta_watch,
+    unexpected,
+};
+use crate::leader::Office;
 use crate::metrics::OpenStream;
 use crate::state::{
-    Command, META_PREFIX, Rejection, Response as Outcome, SettingView, State, settings,
+    Command, META_PREFIX, NodeState, Rejection, Response as Outcome, SettingView, State, Wish,
+    settings,
 };
 use rangedb_proto::internal::v1::placement_admin_server::PlacementAdmin;
 use rangedb_proto::v1 as wire;
-use rangedb_types::{PlacementId, Span};
+use rangedb_types::{NodeId, PlacementId, Span};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -54,6 +59,51 @@ fn member_id(id: u64) -> Result<PlacementId, Status> {
 impl Services {
     fn list_of_members(&self) -> Response<wire::ListPlacementResponse> {
         Response::new(wire::ListPlacementResponse { members: self.members() })
+    }
+
+    /// Keeps wishes, unless this was only a rehearsal.
+    async fn begin(&self, wishes: Vec<Wish>, dry_run: bool) -> Result<(), Status> {
+        if dry_run || wishes.is_empty() {
+            return Ok(());
+        }
+        let told: Vec<_> = wishes.iter().map(|wish| wish.range_id).collect();
+        match self.propose(Command::AddWishes(wishes)).await? {
+            Outcome::Done { .. } => {
+                for range_id in told {
+                    tracing::info!(%range_id, "took a command given by hand");
+                }
+                Ok(())
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn begin_one(
+        &self,
+        checked: commands::Checked,
+        dry_run: bool,
+    ) -> Result<Response<wire::RangePlan>, Status> {
+        self.begin(checked.wish.into_iter().collect(), dry_run).await?;
+        Ok(Response::new(checked.plan))
+    }
+
+    async fn set_node_state(
+        &self,
+        office: &Office,
+        checked: drain::Checked,
+        dry_run: bool,
+    ) -> Result<Response<wire::NodePlan>, Status> {
+        let node_id = NodeId(checked.plan.node_id);
+        if let Some(state) = checked.state.filter(|_| !dry_run) {
+            match self.propose(Command::SetNodeState { node_id, state }).await? {
+                Outcome::Done { .. } => tracing::info!(%node_id, ?state, "a node's state was set"),
+                other => return Err(unexpected(&other)),
+            }
+            if state == NodeState::Removed {
+                office.expel(node_id);
+            }
+        }
+        Ok(Response::new(checked.plan))
     }
 }
 
@@ -103,6 +153,83 @@ impl PlacementAdmin for Services {
                 more: next.is_some(),
             }
         })))
+    }
+
+    async fn get_range(
+        &self,
+        request: Request<wire::GetRangeRequest>,
+    ) -> Result<Response<wire::GetRangeResponse>, Status> {
+        let office = self.confirmed_office().await?;
+        Ok(Response::new(commands::shown(&office, request.get_ref())?))
+    }
+
+    async fn split_range(
+        &self,
+        request: Request<wire::SplitRangeRequest>,
+    ) -> Result<Response<wire::RangePlan>, Status> {
+        let (office, request) = (self.confirmed_office().await?, request.into_inner());
+        self.begin_one(commands::split(&office, &request)?, request.dry_run).await
+    }
+
+    async fn merge_range(
+        &self,
+        request: Request<wire::MergeRangeRequest>,
+    ) -> Result<Response<wire::RangePlan>, Status> {
+        let (office, request) = (self.confirmed_office().await?, request.into_inner());
+        self.begin_one(commands::merge(&office, &request)?, request.dry_run).await
+    }
+
+    async fn move_replica(
+        &self,
+        request: Request<wire::MoveReplicaRequest>,
+    ) -> Result<Response<wire::RangePlan>, Status> {
+        let (office, request) = (self.confirmed_office().await?, request.into_inner());
+        self.begin_one(commands::move_replica(&office, &request)?, request.dry_run).await
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<wire::TransferLeaderRequest>,
+    ) -> Result<Response<wire::RangePlan>, Status> {
+        let (office, request) = (self.confirmed_office().await?, request.into_inner());
+        self.begin_one(commands::transfer(&office, &request)?, request.dry_run).await
+    }
+
+    async fn scatter_ranges(
+        &self,
+        request: Request<wire::ScatterRangesRequest>,
+    ) -> Result<Response<wire::ScatterPlan>, Status> {
+        let (office, request) = (self.confirmed_office().await?, request.into_inner());
+        let (wishes, plan) = commands::scattered(&office, &request)?;
+        self.begin(wishes, request.dry_run).await?;
+        Ok(Response::new(plan))
+    }
+
+    async fn drain_node(
+        &self,
+        request: Request<wire::DrainNodeRequest>,
+    ) -> Result<Response<wire::NodePlan>, Status> {
+        let (office, request) = (self.confirmed_office().await?, request.into_inner());
+        let checked = drain::drain(&office, NodeId(request.node_id))?;
+        self.set_node_state(&office, checked, request.dry_run).await
+    }
+
+    async fn undrain_node(
+        &self,
+        request: Request<wire::UndrainNodeRequest>,
+    ) -> Result<Response<wire::NodePlan>, Status> {
+        let (office, request) = (self.confirmed_office().await?, request.into_inner());
+        let checked = drain::undrain(&office, NodeId(request.node_id))?;
+        self.set_node_state(&office, checked, request.dry_run).await
+    }
+
+    async fn remove_node(
+        &self,
+        request: Request<wire::RemoveNodeRequest>,
+    ) -> Result<Response<wire::NodePlan>, Status> {
+        let (office, request) = (self.confirmed_office().await?, request.into_inner());
+        let checked = drain::remove(&office, NodeId(request.node_id))?;
+        self.set_node_state(&office, checked, request.dry_run).await
     }
 
     async fn get_config(

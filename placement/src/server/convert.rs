@@ -1,11 +1,13 @@
 //! What operators are shown.
 
 use crate::leader::Office;
-use crate::state::{MetaEntry, NodeState, SettingView, State};
+use crate::state::{MetaEntry, NodeState, SettingView, State, Wish};
 use crate::view::View;
-use rangedb_planner::Liveness;
+use crate::wishes::Board;
+use rangedb_planner::{Liveness, Operator};
 use rangedb_proto::v1 as wire;
-use rangedb_types::{MonotonicTime, RangeDescriptor, ReplicaRole};
+use rangedb_types::{MonotonicTime, RangeDescriptor, RangeId, ReplicaRole};
+use std::collections::BTreeSet;
 
 pub(super) fn nodes(office: &Office) -> Vec<wire::NodeStatus> {
     office.look(|state, view, now| {
@@ -79,16 +81,57 @@ const fn role_word(role: ReplicaRole) -> &'static str {
     }
 }
 
+pub(super) fn operator(operator: Operator) -> wire::OperatorStatus {
+    wire::OperatorStatus {
+        range_id: operator.range_id.get(),
+        what: operator.step.to_string(),
+        why: operator.why,
+    }
+}
+
+/// The wish of a range that is under way, or else the one that ended last.
+pub(super) fn wish(
+    board: &Board,
+    range_id: RangeId,
+    stored: Option<&Wish>,
+) -> Option<wire::WishStatus> {
+    use wire::wish_status::State;
+    if let Some(wish) = stored {
+        let (what, why) = (wish.to_string(), board.now(range_id));
+        return Some(wire::WishStatus { state: State::UnderWay.into(), what, why });
+    }
+    board.last_ended(range_id).map(|ended| wire::WishStatus {
+        state: if ended.fulfilled { State::Done } else { State::GivenUp }.into(),
+        what: ended.wish.to_string(),
+        why: ended.why.clone(),
+    })
+}
+
+/// What a command for a range comes to.
+pub(super) fn plan(range: &RangeDescriptor, steps: Vec<String>) -> wire::RangePlan {
+    wire::RangePlan {
+        range_id: range.range_id.get(),
+        version: range.epoch.version,
+        conf_version: range.epoch.conf_version,
+        steps,
+    }
+}
+
+/// Steps under way, and for wishes what is under way or waited for; and what cannot start.
 pub(super) fn operators(office: &Office) -> (Vec<wire::OperatorStatus>, Vec<wire::PendingWork>) {
     let (operators, pending) = office.work();
-    let operators = operators
-        .into_iter()
-        .map(|operator| wire::OperatorStatus {
-            range_id: operator.range_id.get(),
-            what: operator.step.to_string(),
-            why: operator.why,
-        })
-        .collect();
+    let wishes: Vec<Wish> = office.look(|state, _, _| state.wishes().cloned().collect());
+    let told: BTreeSet<RangeId> = wishes.iter().map(|wish| wish.range_id).collect();
+    let planned = operators.into_iter().filter(|operator| !told.contains(&operator.range_id));
+    let asked = office.wishes(|board| -> Vec<_> {
+        let status = |wish: &Wish| wire::OperatorStatus {
+            range_id: wish.range_id.get(),
+            what: wish.to_string(),
+            why: format!("asked for by hand; {}", board.now(wish.range_id)),
+        };
+        wishes.iter().map(status).collect()
+    });
+    let operators = asked.into_iter().chain(planned.map(operator)).collect();
     let mut pending: Vec<_> = pending.into_iter().map(|why| wire::PendingWork { why }).collect();
     let empty = office.look(|state: &State, _, _| state.range_count() == 0);
     if empty {

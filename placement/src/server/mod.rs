@@ -7,7 +7,9 @@
 //! `rangedb-placement-leader`; every call ends in bounded time.
 
 mod admin;
+mod commands;
 mod convert;
+mod drain;
 mod lookup;
 mod meta_watch;
 mod node;

@@ -64,8 +64,11 @@ pub(super) fn of_rejection(rejection: &Rejection) -> Status {
         Rejection::UnknownNode { .. }
         | Rejection::StoreMismatch { .. }
         | Rejection::NodeRemoved { .. }
+        | Rejection::NodeHoldsReplicas { .. }
+        | Rejection::WishUnderWay { .. }
         | Rejection::ConfigVersion { .. } => Code::FailedPrecondition,
-        Rejection::UnknownSetting { .. } => Code::NotFound,
+        Rejection::UnknownSetting { .. } | Rejection::UnknownRange { .. } => Code::NotFound,
+        Rejection::TooManyWishes => Code::ResourceExhausted,
         Rejection::TooManyIds
         | Rejection::TooManyRanges
         | Rejection::InvalidSetting { .. }

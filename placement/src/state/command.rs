@@ -4,7 +4,8 @@
 //! renamed or given another meaning.
 
 use super::records::{Locality, NodeRecord, NodeState, StoreId};
-use rangedb_types::{ClusterId, NodeId, PlacementId, RangeDescriptor, Timestamp};
+use super::wish::Wish;
+use rangedb_types::{ClusterId, NodeId, PlacementId, RangeDescriptor, RangeId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// Most ids one `AllocateIds` hands out.
@@ -48,6 +49,11 @@ pub enum Command {
     RemovePlacementMember { id: PlacementId },
     /// What the operator wants of a node.
     SetNodeState { node_id: NodeId, state: NodeState },
+    /// What the operator asks of ranges by hand: all of it or, if one of the ranges has another wish
+    /// already, nothing. A wish that is there already changes nothing.
+    AddWishes(Vec<Wish>),
+    /// These wishes have ended. Those that are no longer there are passed over.
+    EndWishes(Vec<Wish>),
 }
 
 /// The answer to a command. The same on every member.
@@ -99,6 +105,18 @@ pub enum Rejection {
         "node {node_id} was removed from the cluster; start it with an empty data folder to add it again"
     )]
     NodeRemoved { node_id: NodeId },
+    #[error(
+        "node {node_id} has replicas of {ranges} ranges, range {first} among them; drain it first, or wait until they are repaired elsewhere"
+    )]
+    NodeHoldsReplicas { node_id: NodeId, ranges: usize, first: RangeId },
+    #[error("range {range_id} is not known; list the ranges to see what there is")]
+    UnknownRange { range_id: RangeId },
+    #[error(
+        "range {range_id} is busy with a command given before: {wish}; wait until it has ended"
+    )]
+    WishUnderWay { range_id: RangeId, wish: String },
+    #[error("too many commands wait already; at most {} can", super::WISHES_MAX)]
+    TooManyWishes,
     #[error("at most {IDS_PER_CALL_MAX} ids can be allocated at once")]
     TooManyIds,
     #[error("at most {RANGES_PER_REPORT_MAX} ranges can be reported at once")]

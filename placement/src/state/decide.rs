@@ -5,9 +5,10 @@ use super::command::{Command, IDS_PER_CALL_MAX, RANGES_PER_REPORT_MAX, Rejection
 use super::meta::{Change, META_VALUE_BYTES_MAX};
 use super::ranges::RangeMap;
 use super::records::{Locality, MemberRecord, NodeRecord, NodeState, RangeRecord, StoreId};
+use super::wish::{WISHES_MAX, WISHES_PER_CALL_MAX, Wish};
 use super::{
     CLUSTER_ID, CONFIG, FIRST_RANGE, MEMBERS, META_PREFIX, NEXT_ID, NEXT_NODE_ID, NODES, OWNED,
-    RANGES, State, TIMESTAMPS_UNTIL, settings,
+    RANGES, State, TIMESTAMPS_UNTIL, WISHES, settings,
 };
 use rangedb_types::{
     Epoch, NodeId, RangeDescriptor, RangeId, Replica, ReplicaId, ReplicaRole, Span,
@@ -63,17 +64,53 @@ impl State {
                 (DONE, vec![put(format!("{MEMBERS}{id}"), &member)])
             }
             Command::RemovePlacementMember { id } => (DONE, vec![(format!("{MEMBERS}{id}"), None)]),
-            Command::SetNodeState { node_id, state } => match self.node(*node_id) {
-                None => rejected(Rejection::UnknownNode { node_id: *node_id }),
-                Some(node) if node.state == NodeState::Removed => {
-                    rejected(Rejection::NodeRemoved { node_id: *node_id })
-                }
-                Some(node) => {
-                    let node = NodeRecord { state: *state, ..node.clone() };
-                    (DONE, vec![put(format!("{NODES}{node_id}"), &node)])
-                }
-            },
+            Command::SetNodeState { node_id, state } => self.set_node_state(*node_id, *state),
+            Command::AddWishes(wishes) => self.add_wishes(wishes),
+            Command::EndWishes(wishes) => {
+                let stored = |wish: &&Wish| self.wish(wish.range_id) == Some(*wish);
+                let key = |wish: &Wish| (format!("{WISHES}{}", wish.range_id), None);
+                (DONE, wishes.iter().filter(stored).map(key).collect())
+            }
         }
+    }
+
+    fn set_node_state(&self, node_id: NodeId, state: NodeState) -> Decision {
+        let node = match self.node(node_id) {
+            None => return rejected(Rejection::UnknownNode { node_id }),
+            Some(node) if node.state == NodeState::Removed => {
+                return rejected(Rejection::NodeRemoved { node_id });
+            }
+            Some(node) => node,
+        };
+        if state == NodeState::Removed {
+            let everything = Span::all();
+            let mut holding = self
+                .ranges_overlapping(&everything)
+                .filter(|range| range.replica_on(node_id).is_some());
+            if let Some(first) = holding.next() {
+                let (first, ranges) = (first.range_id, 1 + holding.count());
+                return rejected(Rejection::NodeHoldsReplicas { node_id, ranges, first });
+            }
+        }
+        let node = NodeRecord { state, ..node.clone() };
+        (DONE, vec![put(format!("{NODES}{node_id}"), &node)])
+    }
+
+    fn add_wishes(&self, wishes: &[Wish]) -> Decision {
+        if wishes.len() > WISHES_PER_CALL_MAX || self.wishes.len() + wishes.len() > WISHES_MAX {
+            return rejected(Rejection::TooManyWishes);
+        }
+        for wish in wishes {
+            let range_id = wish.range_id;
+            if self.range(range_id).is_none() {
+                return rejected(Rejection::UnknownRange { range_id });
+            }
+            if let Some(known) = self.wish(range_id).filter(|known| *known != wish) {
+                return rejected(Rejection::WishUnderWay { range_id, wish: known.to_string() });
+            }
+        }
+        let changes = wishes.iter().map(|wish| put(format!("{WISHES}{}", wish.range_id), wish));
+        (DONE, changes.collect())
     }
 
     fn register(

@@ -13,12 +13,14 @@ mod ranges;
 mod records;
 pub mod settings;
 mod snapshot;
+mod wish;
 
 pub use command::{Command, IDS_PER_CALL_MAX, RANGES_PER_REPORT_MAX, Rejection, Response};
 pub use meta::{Compacted, HISTORY_EVENTS_MAX, META_VALUE_BYTES_MAX, MetaEntry, MetaEvent};
 pub use records::{InvalidStoreId, Locality, MemberRecord, NodeRecord, NodeState, StoreId};
 pub use settings::SettingView;
 pub use snapshot::SnapshotError;
+pub use wish::{Goal, StoredKey, WISHES_MAX, WISHES_PER_CALL_MAX, Wish, WishedKey};
 
 use meta::MetaMap;
 use rangedb_types::{ClusterId, NodeId, PlacementId, RangeDescriptor, RangeId, Span, Timestamp};
@@ -39,8 +41,9 @@ const NEXT_NODE_ID: &str = "_/cluster/counters/next_node_id";
 const TIMESTAMPS_UNTIL: &str = "_/cluster/counters/timestamps_until";
 const FIRST_RANGE: &str = "_/cluster/first_range";
 const RANGES: &str = "_/partitions/";
+const WISHES: &str = "_/operators/";
 /// Keys that only typed commands write.
-const OWNED: [&str; 2] = ["_/cluster/", RANGES];
+const OWNED: [&str; 3] = ["_/cluster/", RANGES, WISHES];
 
 /// Stored metadata that this version cannot read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -59,6 +62,7 @@ pub struct State {
     members: BTreeMap<PlacementId, MemberRecord>,
     ranges: RangeMap,
     first_range: Option<RangeId>,
+    wishes: BTreeMap<RangeId, Wish>,
     next_id: u64,
     next_node_id: u64,
     timestamps_until: Timestamp,
@@ -157,6 +161,17 @@ impl State {
         self.ranges.overlapping(span)
     }
 
+    /// What was asked of a range by hand, and has not ended.
+    #[must_use]
+    pub fn wish(&self, range_id: RangeId) -> Option<&Wish> {
+        self.wishes.get(&range_id)
+    }
+
+    /// All wishes, in the order of their ranges' ids.
+    pub fn wishes(&self) -> impl Iterator<Item = &Wish> {
+        self.wishes.values()
+    }
+
     /// The end of the oracle's window.
     #[must_use]
     pub const fn timestamps_until(&self) -> Timestamp {
@@ -177,9 +192,14 @@ impl State {
 
     #[must_use]
     pub fn replication_factor(&self) -> usize {
-        let factor = settings::parse_integer(&self.setting_text(settings::REPLICATION_FACTOR));
-        usize::try_from(factor.expect("stored settings were checked"))
+        usize::try_from(self.integer_setting(settings::REPLICATION_FACTOR))
             .expect("the factor has a small upper bound")
+    }
+
+    /// A setting that is a whole number.
+    #[must_use]
+    pub fn integer_setting(&self, name: &str) -> u64 {
+        settings::parse_integer(&self.setting_text(name)).expect("stored settings were checked")
     }
 
     /// A setting that is a size.
@@ -280,6 +300,13 @@ impl State {
                 }
                 None => self.ranges.remove(id_in(key, RANGES)?),
             },
+            _ if key.starts_with(WISHES) => {
+                let range_id = id_in(key, WISHES)?;
+                match value {
+                    Some(json) => self.wishes.insert(range_id, read(key, json)?),
+                    None => self.wishes.remove(&range_id),
+                };
+            }
             _ if key.starts_with(CONFIG) => {
                 if let Some(json) = value {
                     read::<String>(key, json)?;

@@ -119,14 +119,14 @@ struct ReplicaRecord {
     role: ReplicaRole,
 }
 
-fn text_or_base64(bytes: &[u8]) -> (Option<String>, Option<String>) {
+pub(super) fn text_or_base64(bytes: &[u8]) -> (Option<String>, Option<String>) {
     match std::str::from_utf8(bytes) {
         Ok(text) => (Some(text.to_owned()), None),
         Err(_) => (None, Some(BASE64.encode(bytes))),
     }
 }
 
-fn bytes_of(text: Option<String>, base64: Option<String>) -> Result<Vec<u8>, String> {
+pub(super) fn bytes_of(text: Option<String>, base64: Option<String>) -> Result<Vec<u8>, String> {
     match (text, base64) {
         (Some(text), None) => Ok(text.into_bytes()),
         (None, Some(base64)) => BASE64.decode(base64).map_err(|error| error.to_string()),

@@ -15,6 +15,13 @@ pub const RANGE_SPLIT_SIZE: &str = "range_split_size";
 /// The size below which neighbouring ranges are merged.
 pub const RANGE_MERGE_SIZE: &str = "range_merge_size";
 
+/// Requests a second above which a range is split.
+pub const RANGE_SPLIT_REQUESTS: &str = "range_split_requests_per_second";
+/// Bytes written a second above which a range is split.
+pub const RANGE_SPLIT_BYTES: &str = "range_split_bytes_per_second";
+/// New replicas that one node may send or receive at the same time.
+pub const REPLICA_MOVES: &str = "replica_moves_per_node";
+
 enum Kind {
     Integer { min: u64, max: u64 },
     Period { min: Duration, max: Duration },
@@ -32,8 +39,8 @@ const SETTINGS: &[Setting] = &[
     Setting {
         name: NODE_DEAD_AFTER,
         default: "5m",
-        kind: Kind::Period { min: Duration::from_secs(10), max: Duration::from_secs(86_400) },
-        description: "how long a silent node keeps its replicas before they are rebuilt elsewhere; 10s to 24h",
+        kind: Kind::Period { min: Duration::from_secs(1), max: Duration::from_secs(86_400) },
+        description: "how long a silent node keeps its replicas before they are rebuilt elsewhere; 1s to 24h",
     },
     Setting {
         name: RANGE_MERGE_SIZE,
@@ -42,10 +49,28 @@ const SETTINGS: &[Setting] = &[
         description: "neighbouring ranges below this size are merged; 0B to 8GiB, at most half of range_split_size",
     },
     Setting {
+        name: RANGE_SPLIT_BYTES,
+        default: "16MiB",
+        kind: Kind::Bytes { min: 0, max: 16 << 30 },
+        description: "ranges with more bytes written a second are split where that halves the load; 0B (never) to 16GiB",
+    },
+    Setting {
+        name: RANGE_SPLIT_REQUESTS,
+        default: "2500",
+        kind: Kind::Integer { min: 0, max: 10_000_000 },
+        description: "ranges with more requests a second are split where that halves the load; 0 (never) to 10000000",
+    },
+    Setting {
         name: RANGE_SPLIT_SIZE,
         default: "256MiB",
         kind: Kind::Bytes { min: 1 << 20, max: 16 << 30 },
         description: "ranges above this size are split; 1MiB to 16GiB",
+    },
+    Setting {
+        name: REPLICA_MOVES,
+        default: "4",
+        kind: Kind::Integer { min: 1, max: 64 },
+        description: "how many new replicas one node may send or receive at the same time; 1 to 64",
     },
     Setting {
         name: REPLICATION_FACTOR,
@@ -197,8 +222,11 @@ mod tests {
         assert!(refusal(REPLICATION_FACTOR, "-3").unwrap().contains("whole number"));
         assert!(refusal(REPLICATION_FACTOR, "").is_some());
         assert!(refusal(NODE_DEAD_AFTER, "5").unwrap().contains("duration"));
-        assert!(refusal(NODE_DEAD_AFTER, "1s").unwrap().contains("out of bounds"));
+        assert!(refusal(NODE_DEAD_AFTER, "999ms").unwrap().contains("out of bounds"));
+        assert!(refusal(REPLICA_MOVES, "0").unwrap().contains("1 to 64"));
         assert!(refusal(RANGE_SPLIT_SIZE, "99999999999GiB").unwrap().contains("size"));
+        assert_eq!(refusal(RANGE_SPLIT_REQUESTS, "0"), None);
+        assert_eq!(refusal(RANGE_SPLIT_BYTES, "0B"), None);
     }
 
     #[test]

@@ -7,11 +7,13 @@
 
 mod snapshot;
 
+pub use snapshot::policy;
+
 use crate::state::State;
 use rangedb_planner::{Liveness, MergeIntent};
 use rangedb_proto::convert::Malformed;
 use rangedb_proto::internal::v1 as wire;
-use rangedb_types::{MonotonicTime, NodeId, RangeDescriptor, RangeId, ReplicaId};
+use rangedb_types::{MonotonicTime, NodeId, RangeDescriptor, RangeId, ReplicaId, Span};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -175,6 +177,28 @@ impl View {
     #[must_use]
     pub fn is_connected(&self, node_id: NodeId) -> bool {
         self.nodes.get(&node_id).is_some_and(|node| node.session.is_some())
+    }
+
+    /// True if the node's stream is open and its first beat, which tells everything, has come.
+    #[must_use]
+    pub fn has_told_all(&self, node_id: NodeId) -> bool {
+        self.nodes.get(&node_id).is_some_and(|node| node.session.is_some() && node.told_all)
+    }
+
+    /// How many ranges of a span name the node, as stored or as reported since.
+    #[must_use]
+    pub fn replicas_named(&self, state: &State, span: &Span, node_id: NodeId) -> usize {
+        let names = |range: &RangeDescriptor| range.replica_on(node_id).is_some();
+        let stored = state.ranges_overlapping(span);
+        let naming = stored.filter(|stored| {
+            let reported = self.range(stored.range_id).map(|reported| &reported.descriptor);
+            match reported.filter(|reported| reported.epoch.newer_than(stored.epoch)) {
+                // The map follows in a moment; both must agree that it is gone.
+                Some(reported) => names(reported) || names(stored),
+                None => names(stored),
+            }
+        });
+        naming.count()
     }
 
     #[must_use]
