@@ -193,6 +193,47 @@ fn free_metadata_leaves_owned_keys_alone() {
     assert_eq!(state.meta("_/notes/a"), None);
 }
 
+fn transfer(range: u64, to: u64) -> Wish {
+    Wish { range_id: RangeId(range), goal: Goal::TransferLeader { to: NodeId(to) } }
+}
+
+#[test]
+fn a_range_has_one_wish_at_a_time() {
+    let mut state = State::default();
+    let unknown = state.apply(&Command::AddWishes(vec![transfer(1, 2)])).0;
+    assert!(matches!(unknown, Response::Rejected(Rejection::UnknownRange { .. })), "{unknown:?}");
+    state.apply(&Command::ReportRanges(vec![range(1, "", "m", 1, 1), range(3, "m", "", 1, 1)]));
+    state.apply(&Command::AddWishes(vec![transfer(1, 2)]));
+    assert_eq!(state.wish(RangeId(1)), Some(&transfer(1, 2)));
+    assert!(!state.would_change(&Command::AddWishes(vec![transfer(1, 2)])), "the same one");
+    // All or nothing, and the first one is named.
+    let (refused, _) = state.apply(&Command::AddWishes(vec![transfer(3, 2), transfer(1, 5)]));
+    let Response::Rejected(rejection) = refused else { panic!("{refused:?}") };
+    assert!(rejection.to_string().contains("to node 2"), "{rejection}");
+    assert_eq!(state.wishes().count(), 1);
+    let put = Command::PutMeta { key: "_/operators/1".to_owned(), value: "1".to_owned() };
+    let (refused, _) = state.apply(&put);
+    assert!(matches!(refused, Response::Rejected(Rejection::ReservedKey { .. })), "{refused:?}");
+    let restored = State::from_snapshot(&state.to_snapshot()).unwrap();
+    assert_eq!(restored.wish(RangeId(1)), Some(&transfer(1, 2)));
+    assert!(!state.would_change(&Command::EndWishes(vec![transfer(1, 5)])), "not that one");
+    state.apply(&Command::EndWishes(vec![transfer(1, 2)]));
+    assert_eq!((state.wishes().count(), state.meta("_/operators/1")), (0, None));
+}
+
+#[test]
+fn a_node_with_replicas_is_not_removed() {
+    let mut state = State::default();
+    state.apply(&register(1));
+    state.apply(&Command::ReportRanges(vec![range(1, "", "", 1, 1)]));
+    let remove = Command::SetNodeState { node_id: NodeId(1), state: NodeState::Removed };
+    let (refused, _) = state.apply(&remove);
+    assert!(
+        matches!(refused, Response::Rejected(Rejection::NodeHoldsReplicas { ranges: 1, .. })),
+        "{refused:?}"
+    );
+}
+
 fn any_command() -> impl Strategy<Value = Command> {
     let key = prop_oneof![Just(""), Just("b"), Just("c"), Just("d")];
     let descriptor = (1..5u64, key.clone(), key, 1..4u64, 1..4u64)
@@ -222,6 +263,8 @@ fn any_command() -> impl Strategy<Value = Command> {
             node_id: NodeId(id),
             state: NodeState::Draining
         }),
+        (1..4u64, 1..3u64).prop_map(|(range, to)| Command::AddWishes(vec![transfer(range, to)])),
+        (1..4u64, 1..3u64).prop_map(|(range, to)| Command::EndWishes(vec![transfer(range, to)])),
     ]
 }
 
