@@ -1,12 +1,15 @@
 //! `admin`: the operator's commands. Owns: their arguments and output. Must not know: placement;
 //! a gateway passes these calls on.
 
+mod changes;
 mod cluster;
 mod config;
 mod meta;
 mod nodes;
 mod placement;
+mod plans;
 mod ranges;
+mod wait;
 
 use crate::arguments::Options;
 use crate::connect;
@@ -14,6 +17,7 @@ use crate::exit::{Effect, Failure};
 use crate::output::OutputFormat;
 use rangedb_proto::v1::admin_client::AdminClient;
 use std::time::Duration;
+use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
@@ -54,6 +58,7 @@ pub async fn run(arguments: AdminArguments, options: &Options) -> Result<(), Fai
         client: AdminClient::new(connect::any(options).await?)
             .max_decoding_message_size(connect::ANSWER_BYTES_MAX),
         timeout: options.timeout(),
+        wait_limit: options.timeout,
         output: options.output,
     };
     match arguments.subject {
@@ -70,12 +75,19 @@ pub async fn run(arguments: AdminArguments, options: &Options) -> Result<(), Fai
 struct Admin {
     client: AdminClient<Channel>,
     timeout: Duration,
+    /// How long to wait for what was begun, if that was said.
+    wait_limit: Option<Duration>,
     output: OutputFormat,
 }
 
 impl Admin {
     fn request<T>(&self, message: T) -> Request<T> {
         connect::request(message, self.timeout)
+    }
+
+    /// When to stop waiting for what is begun now.
+    fn wait_until(&self, unless_told: Duration) -> Instant {
+        Instant::now() + self.wait_limit.unwrap_or(unless_told)
     }
 }
 

@@ -1,15 +1,40 @@
-//! `admin nodes`. Owns: storage nodes as a list.
+//! `admin nodes`. Owns: storage nodes as a list, and how they are emptied and removed.
 
-use super::{Admin, read};
+use super::plans::{Manner, print_node};
+use super::wait::{self, NODE_LIMIT};
+use super::{Admin, read, written};
 use crate::exit::Failure;
 use crate::output;
-use rangedb_proto::v1::{ListNodesRequest, NodeStatus};
+use rangedb_proto::v1::{
+    DrainNodeRequest, ListNodesRequest, NodePlan, NodeStatus, RemoveNodeRequest, UndrainNodeRequest,
+};
 use serde::Serialize;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Action {
     /// Every storage node, its state and its load
     List,
+    /// Move everything off a node; then it can be removed
+    Drain {
+        #[arg(value_name = "ID")]
+        node_id: u64,
+        #[command(flatten)]
+        manner: Manner,
+    },
+    /// Take a drain back
+    Undrain {
+        #[arg(value_name = "ID")]
+        node_id: u64,
+        #[command(flatten)]
+        manner: Manner,
+    },
+    /// Forget a node that is drained, or down and without replicas
+    Remove {
+        #[arg(value_name = "ID")]
+        node_id: u64,
+        #[command(flatten)]
+        manner: Manner,
+    },
 }
 
 #[derive(Debug, Serialize)]
@@ -46,11 +71,46 @@ impl NodeJson {
 }
 
 pub async fn run(action: Action, mut admin: Admin) -> Result<(), Failure> {
-    let Action::List = action;
+    match action {
+        Action::List => list(admin).await,
+        Action::Drain { node_id, manner } => drain(node_id, manner, admin).await,
+        Action::Undrain { node_id, manner } => {
+            let request = admin.request(UndrainNodeRequest { node_id, dry_run: manner.dry_run });
+            let plan = written(admin.client.undrain_node(request).await)?;
+            at_once(&plan, manner, &admin)
+        }
+        Action::Remove { node_id, manner } => {
+            let request = admin.request(RemoveNodeRequest { node_id, dry_run: manner.dry_run });
+            let plan = written(admin.client.remove_node(request).await)?;
+            at_once(&plan, manner, &admin)
+        }
+    }
+}
+
+async fn list(mut admin: Admin) -> Result<(), Failure> {
     let request = admin.request(ListNodesRequest {});
     let answer = read(admin.client.list_nodes(request).await)?;
     let nodes: Vec<_> = answer.nodes.iter().map(NodeJson::new).collect();
     output::print(admin.output, &nodes, |nodes| text(nodes))
+}
+
+async fn drain(node_id: u64, manner: Manner, mut admin: Admin) -> Result<(), Failure> {
+    let request = admin.request(DrainNodeRequest { node_id, dry_run: manner.dry_run });
+    let plan = written(admin.client.drain_node(request).await)?;
+    let mut left = plan.replicas_left;
+    if manner.wait {
+        let deadline = admin.wait_until(NODE_LIMIT);
+        wait::for_drain(&mut admin, node_id, deadline).await?;
+        left = 0;
+    }
+    // A drain that was asked for before may still be going on.
+    let done = plan.steps.is_empty() && left == 0;
+    print_node(admin.output, &plan, manner.state(done), left)
+}
+
+/// Of commands that have nothing to wait for.
+fn at_once(plan: &NodePlan, manner: Manner, admin: &Admin) -> Result<(), Failure> {
+    print_node(admin.output, plan, manner.state(true), plan.replicas_left)
 }
 
 pub fn text(nodes: &[NodeJson]) -> String {

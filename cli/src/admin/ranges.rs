@@ -1,11 +1,13 @@
-//! `admin ranges`. Owns: ranges as a list, and the comparison of their replicas.
+//! `admin ranges`. Owns: ranges as a list and one by one, and the comparison of their replicas.
 
+use super::changes::{self, Change};
 use super::{Admin, read};
 use crate::exit::Failure;
 use crate::output::{self, escape, text_or_base64};
 use bytes::Bytes;
 use rangedb_proto::v1::{
-    ListRangesRequest, RangeStatus, ReplicaChecksum, VerifyRangeRequest, VerifyRangeResponse,
+    GetRangeRequest, GetRangeResponse, ListRangesRequest, RangeStatus, ReplicaChecksum,
+    VerifyRangeRequest, VerifyRangeResponse, wish_status,
 };
 use serde::Serialize;
 use std::time::Duration;
@@ -17,6 +19,13 @@ const VERIFY_TIMEOUT: Duration = Duration::from_secs(120);
 pub enum Action {
     /// Every range in key order, with its replicas
     List,
+    /// One range, with what is being done about it
+    Show {
+        #[arg(value_name = "ID")]
+        range_id: u64,
+    },
+    #[command(flatten)]
+    Change(Change),
     /// Compare the contents of all replicas; exit code 1 if any differs or does not answer
     Verify {
         #[arg(value_name = "ID", required_unless_present = "all", conflicts_with = "all")]
@@ -78,6 +87,51 @@ impl RangeJson {
 }
 
 #[derive(Debug, Serialize)]
+struct ShownJson {
+    #[serde(flatten)]
+    range: RangeJson,
+    /// The step that is under way.
+    operator: Option<StepJson>,
+    /// The command by hand that is under way, or the last one if it ended lately.
+    command: Option<CommandJson>,
+}
+
+#[derive(Debug, Serialize)]
+struct StepJson {
+    what: String,
+    why: String,
+}
+
+#[derive(Debug, Serialize)]
+struct CommandJson {
+    /// under_way | done | given_up
+    state: &'static str,
+    what: String,
+    why: String,
+}
+
+impl ShownJson {
+    fn new(range: &RangeStatus, answer: &GetRangeResponse) -> Self {
+        use wish_status::State;
+        let operator = answer.operator.as_ref();
+        Self {
+            range: RangeJson::new(range),
+            operator: operator
+                .map(|step| StepJson { what: step.what.clone(), why: step.why.clone() }),
+            command: answer.wish.as_ref().map(|wish| CommandJson {
+                state: match wish.state() {
+                    State::Done => "done",
+                    State::GivenUp => "given_up",
+                    State::UnderWay | State::Unspecified => "under_way",
+                },
+                what: wish.what.clone(),
+                why: wish.why.clone(),
+            }),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
 struct VerdictJson {
     range_id: u64,
     consistent: bool,
@@ -120,6 +174,8 @@ pub async fn run(action: Action, mut admin: Admin) -> Result<(), Failure> {
             let json: Vec<_> = ranges.iter().map(RangeJson::new).collect();
             output::print(admin.output, &json, |_| list_text(&ranges))
         }
+        Action::Show { range_id } => show(range_id, admin).await,
+        Action::Change(change) => changes::run(change, admin).await,
         Action::Verify { range_id, .. } => {
             let range_ids = match range_id {
                 Some(range_id) => vec![range_id],
@@ -128,6 +184,25 @@ pub async fn run(action: Action, mut admin: Admin) -> Result<(), Failure> {
             verify(range_ids, admin).await
         }
     }
+}
+
+async fn show(range_id: u64, mut admin: Admin) -> Result<(), Failure> {
+    let request = admin.request(GetRangeRequest { range_id });
+    let answer = read(admin.client.get_range(request).await)?;
+    let Some(range) = &answer.range else {
+        return Err(Failure::other("the answer holds no range"));
+    };
+    output::print(admin.output, &ShownJson::new(range, &answer), |shown| {
+        let mut parts = vec![list_text(std::slice::from_ref(range))];
+        if let Some(step) = &shown.operator {
+            parts.push(format!("under way: {} ({})", step.what, step.why));
+        }
+        if let Some(command) = &shown.command {
+            let (what, why) = (&command.what, &command.why);
+            parts.push(format!("command: {what}: {} ({why})", command.state.replace('_', " ")));
+        }
+        parts.join("\n")
+    })
 }
 
 /// Every range, page by page.
@@ -227,6 +302,25 @@ mod tests {
                 r#""leader_node_id":4,"size_bytes":5,"#,
                 r#""replicas":[{"node_id":4,"replica_id":6,"role":"voter"}]}]"#
             )
+        );
+    }
+
+    #[test]
+    fn a_range_is_shown_with_its_command() {
+        let range = RangeStatus { range_id: 1, ..RangeStatus::default() };
+        let wish = rangedb_proto::v1::WishStatus {
+            state: wish_status::State::GivenUp.into(),
+            what: "w".into(),
+            why: "y".into(),
+        };
+        let answer = GetRangeResponse { range: None, operator: None, wish: Some(wish) };
+        let json = serde_json::to_string(&ShownJson::new(&range, &answer)).unwrap();
+        assert!(json.starts_with(r#"{"range_id":1,"start":"","#), "{json}");
+        assert!(
+            json.ends_with(
+                r#""operator":null,"command":{"state":"given_up","what":"w","why":"y"}}"#
+            ),
+            "{json}"
         );
     }
 
