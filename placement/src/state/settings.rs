@@ -22,6 +22,9 @@ pub const RANGE_SPLIT_BYTES: &str = "range_split_bytes_per_second";
 /// New replicas that one node may send or receive at the same time.
 pub const REPLICA_MOVES: &str = "replica_moves_per_node";
 
+/// How long versions are kept after they were replaced.
+pub const GC_RETENTION: &str = "gc_retention";
+
 enum Kind {
     Integer { min: u64, max: u64 },
     Period { min: Duration, max: Duration },
@@ -36,6 +39,12 @@ struct Setting {
 }
 
 const SETTINGS: &[Setting] = &[
+    Setting {
+        name: GC_RETENTION,
+        default: "10m",
+        kind: Kind::Period { min: Duration::from_secs(10), max: Duration::from_secs(30 * 86_400) },
+        description: "how long versions are kept after they were replaced or deleted; 10s to 720h",
+    },
     Setting {
         name: NODE_DEAD_AFTER,
         default: "5m",

@@ -48,8 +48,8 @@ pub fn replicated_spans(range: &RangeDescriptor) -> Vec<FamilySpan> {
         .into_iter()
         .map(|family| FamilySpan { family, lower: lower.clone(), upper: upper.clone() })
         .collect();
-    let fences = state::fence_bounds(range.range_id);
-    spans.push(FamilySpan { family: Family::Meta, lower: fences.lower, upper: fences.upper });
+    let meta = state::replicated_meta_bounds(range.range_id);
+    spans.push(FamilySpan { family: Family::Meta, lower: meta.lower, upper: meta.upper });
     spans
 }
 

@@ -9,6 +9,7 @@
 
 pub mod checksum;
 mod codec;
+pub mod collect;
 mod condition;
 mod error;
 pub mod fence;

@@ -24,6 +24,9 @@ const KEYS_PER_LOOK: usize = 16;
 /// shares it.
 const ANSWER_BYTES_MAX: usize = MESSAGE_BYTES_MAX - (4 << 20);
 
+/// A last commit older than this is not what a scan reads at.
+const COMMIT_AGE_MAX: std::time::Duration = std::time::Duration::from_secs(1);
+
 const DEADLINE: Refusal = Refusal::NotReady("the deadline passed before the read could begin");
 
 /// A request for the latest state of some keys of one range.
@@ -187,7 +190,11 @@ impl Reader {
     pub async fn get_at(&self, get: Get, read_version: Timestamp) -> GetResult {
         let Get { target, keys, deadline, .. } = get;
         self.await_writes(&target, read_version, deadline).await?;
-        self.confirmed(&target, deadline, move |view| values(view, &keys, read_version)).await
+        self.confirmed(&target, deadline, move |view| {
+            view.check_version(read_version)?;
+            values(view, &keys, read_version)
+        })
+        .await
     }
 
     /// One page of a range.
@@ -199,18 +206,29 @@ impl Reader {
         let version = if read_version.is_zero() {
             // Everything acknowledged so far is applied here, at or below this; later pages are
             // asked at the same version and must show the same state, so this one must wait, too.
-            target.access().largest_commit()
+            self.latest_version(&target)
         } else {
             read_version
         };
         self.await_writes(&target, version, deadline).await?;
         let page = self
             .confirmed(&target, deadline, move |view| {
+                // The latest state is there whatever was collected.
+                if !read_version.is_zero() {
+                    view.check_version(version)?;
+                }
                 let tombstones = &view.specials.tombstones;
                 Ok(rangedb_mvcc::scan(&*view.snapshot, tombstones, &span, version, &options)?)
             })
             .await?;
         Ok((page, version))
+    }
+
+    /// A version that shows the latest state and will be kept for a while: in a range that was not
+    /// written for long, its last commit may lie below the safe point.
+    fn latest_version(&self, target: &Target) -> Timestamp {
+        let (commit, seen) = (target.access().largest_commit(), self.timestamps.latest_seen());
+        if seen > commit && seen.since(commit) > COMMIT_AGE_MAX { seen } else { commit }
     }
 
     /// Makes sure that no write at or below `version` can come any more.

@@ -4,7 +4,9 @@ use super::metrics;
 use crate::access::{Refusal, Target};
 use parking_lot::Mutex;
 use rangedb_engine::{Engine, Snapshot};
+use rangedb_mvcc::state::{GcState, RangeRecord as _};
 use rangedb_mvcc::{FenceSet, TombstoneSet};
+use rangedb_types::Timestamp;
 use std::sync::Arc;
 
 /// The rare records of a range that almost every request has to know.
@@ -12,6 +14,8 @@ use std::sync::Arc;
 pub struct Specials {
     pub fences: FenceSet,
     pub tombstones: TombstoneSet,
+    /// Reads below it are promised nothing.
+    pub safe_point: Timestamp,
 }
 
 /// Keeps the specials of one replica, so that they are read from the engine only when they changed.
@@ -89,6 +93,21 @@ impl View {
         Self::with(snapshot, target, Generations { before, after }).map(Some)
     }
 
+    /// Refuses a read of versions that may be gone. The snapshot was taken before, so what it shows at
+    /// or above the safe point is whole.
+    ///
+    /// # Errors
+    /// `Invalid`.
+    pub fn check_version(&self, read_version: Timestamp) -> Result<(), Refusal> {
+        if read_version >= self.specials.safe_point {
+            return Ok(());
+        }
+        Err(Refusal::Invalid(
+            "the read version is older than what is kept (gc_retention); read at a newer one"
+                .to_owned(),
+        ))
+    }
+
     /// Completes a snapshot that was taken under confirmed leadership.
     pub fn with(
         snapshot: Arc<dyn Snapshot>,
@@ -107,6 +126,9 @@ impl View {
         let specials = Arc::new(Specials {
             fences: FenceSet::load(&*snapshot, target.range_id())?,
             tombstones: TombstoneSet::load(&*snapshot, target.span())?,
+            safe_point: GcState::load(&*snapshot, target.range_id())?
+                .unwrap_or_default()
+                .safe_point,
         });
         if let Some(generation) = settled {
             cache.keep(generation, Arc::clone(&specials));

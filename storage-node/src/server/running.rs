@@ -3,6 +3,7 @@
 use super::open::{Opened, SNAPSHOT_DIR};
 use super::{Context, StartError};
 use crate::access::{RangeStates, Ranges, Timestamps};
+use crate::gc::Collector;
 use crate::heartbeat::{self, Heartbeat, Host, Hosted, LinkError, Measures, Orders};
 use crate::merge::Merger;
 use crate::read::{self, ReadPool, Reader};
@@ -124,6 +125,13 @@ pub(super) async fn bring_up(
     let splitter = Splitter::new(store.clone(), engine, Arc::clone(&states), background.clone());
     let merger = Merger::new(store.clone(), background.clone());
     background.spawn(merger.clone().thaw_forsaken(background_stop.clone()));
+    let collector = Collector {
+        store: store.clone(),
+        engine: Arc::clone(&opened.engine),
+        timestamps: Arc::clone(&timestamps) as Arc<dyn Timestamps>,
+        settings: context.cluster_settings.subscribe(),
+    };
+    background.spawn(collector.run(background_stop.clone()));
     let host = Host { store: store.clone(), splitter, merger };
     let heartbeat = link_to_placement(
         context,

@@ -260,6 +260,13 @@ impl ReplicaHandle {
         self.size_bytes.store(bytes, Ordering::Relaxed);
     }
 
+    /// Garbage was removed.
+    pub fn remove_bytes(&self, bytes: u64) {
+        let shrunk = |size: u64| (size != SIZE_UNKNOWN).then(|| size.saturating_sub(bytes));
+        // Unknown stays unknown.
+        let _unknown = self.size_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, shrunk);
+    }
+
     /// The range has grown, if it was measured before.
     pub(super) fn add_bytes(&self, bytes: usize) {
         let grown = |size: u64| (size != SIZE_UNKNOWN).then(|| size.saturating_add(bytes as u64));

@@ -7,7 +7,7 @@ use crate::replica::command::MergeName;
 use rangedb_engine::{Durability, Engine, Family, Snapshot, WriteBatch};
 use rangedb_mvcc::fence::fences_for_split;
 use rangedb_mvcc::state::{
-    AppliedState, FreezeState, RangeRecord, RangeState, ReplicaTombstone, range_bounds,
+    AppliedState, FreezeState, GcState, RangeRecord, RangeState, ReplicaTombstone, range_bounds,
 };
 use rangedb_mvcc::tombstones_for_split;
 use rangedb_types::{RangeDescriptor, RangeId, ReplicaId, Timestamp};
@@ -152,6 +152,9 @@ pub fn split_off(
             None => batch.delete(mutation.family, &mutation.key),
         }
     }
+    if let Some(gc) = GcState::load(snapshot.as_ref(), left).map_err(words)? {
+        gc.put(batch, right.range_id);
+    }
     let applier = Applier {
         replica_id,
         descriptor: Arc::new(right),
@@ -181,6 +184,12 @@ pub fn absorb(
         if let Some(value) = &mutation.value {
             batch.put(mutation.family, &mutation.key, value);
         }
+    }
+    let gc =
+        |range_id| GcState::load(snapshot.as_ref(), range_id).map_err(|error| error.to_string());
+    let (ours, theirs) = (gc(left)?.unwrap_or_default(), gc(right_id)?.unwrap_or_default());
+    if theirs.safe_point > ours.safe_point {
+        theirs.put(batch, left);
     }
     let own = range_bounds(right_id);
     batch.delete_span(Family::Meta, &own.lower, &own.upper);

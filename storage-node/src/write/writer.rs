@@ -329,6 +329,10 @@ fn look_at(
         if found.is_some() {
             return Ok(found);
         }
+        if seen < specials.safe_point {
+            let why = "what it may have written is too old to be found";
+            return Err(Refusal::OutcomeUnknown(why));
+        }
     }
     check_fence(specials, request_id)?;
     let (Change::Put { key, condition, .. } | Change::Delete { key, condition }) = change else {
@@ -365,6 +369,10 @@ fn look_for_status(
     }
     if let Some(version) = found {
         return Ok(Status::Committed(version));
+    }
+    if seen < specials.safe_point {
+        let why = "what it may have written is too old to be found";
+        return Err(Refusal::OutcomeUnknown(why));
     }
     if specials.fences.get(request_id).is_some() {
         return Ok(Status::Fenced);

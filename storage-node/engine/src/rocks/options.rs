@@ -18,6 +18,10 @@ const BYTES_PER_SYNC: u64 = 1 << 20;
 const COMPACTION_READAHEAD_BYTES: usize = 2 << 20;
 const INFO_LOG_BYTES_MAX: usize = 8 << 20;
 const INFO_LOGS_KEPT: usize = 3;
+/// A file in which so many of so many keys in a row are deletions, or such a part of all of them.
+const DELETIONS_WINDOW: usize = 10_000;
+const DELETIONS_TRIGGER: usize = 5_000;
+const DELETIONS_RATIO: f64 = 0.5;
 /// The format of RocksDB's table files: readable by RocksDB 8.6 and later.
 const TABLE_FORMAT: i32 = 6;
 
@@ -92,6 +96,12 @@ impl Tuning {
         };
         options.set_write_buffer_size(to_usize(write_buffer));
         options.set_max_write_buffer_number(WRITE_BUFFERS_MAX);
+        // Files that are mostly deletions are compacted at once, so that the space comes back.
+        options.add_compact_on_deletion_collector_factory(
+            DELETIONS_WINDOW,
+            DELETIONS_TRIGGER,
+            DELETIONS_RATIO,
+        );
         if family.is_versioned() {
             options.set_prefix_extractor(SliceTransform::create(
                 PREFIX_NAME,

@@ -9,6 +9,7 @@
 //! | `02` id `01` | [`RangeState`]: written when the descriptor changes |
 //! | `02` id `02` | [`AppliedState`]: written in every batch that applies entries |
 //! | `02` id `03` request id | a [fence](crate::fence) |
+//! | `02` id `05` | [`GcState`]: below which version nothing is promised any more |
 //! | `02` id `04` | [`FreezeState`]: only while the range is frozen for a merge |
 //! | `03` id | [`ReplicaTombstone`] |
 //! | `04` id | [`InstallIntent`] |
@@ -16,7 +17,7 @@
 mod range;
 mod store;
 
-pub use range::{AppliedState, FreezeState, InstallIntent, RangeState, ReplicaTombstone};
+pub use range::{AppliedState, FreezeState, GcState, InstallIntent, RangeState, ReplicaTombstone};
 pub use store::StoreRecord;
 
 use crate::SpanBounds;
@@ -37,6 +38,7 @@ const RANGE_STATE: u8 = 1;
 const APPLIED_STATE: u8 = 2;
 const FENCE: u8 = 3;
 const FREEZE_STATE: u8 = 4;
+const GC_STATE: u8 = 5;
 
 fn key_of(kind: u8, range_id: RangeId) -> Vec<u8> {
     let mut key = Vec::with_capacity(1 + 8 + 1 + 16);
@@ -62,6 +64,12 @@ pub fn range_bounds(range_id: RangeId) -> SpanBounds {
 #[must_use]
 pub fn fence_bounds(range_id: RangeId) -> SpanBounds {
     SpanBounds { lower: range_key(range_id, FENCE), upper: range_key(range_id, FENCE + 1) }
+}
+
+/// What all replicas of a range hold alike in the meta family: the fences, and all that follows them.
+#[must_use]
+pub fn replicated_meta_bounds(range_id: RangeId) -> SpanBounds {
+    SpanBounds { lower: range_key(range_id, FENCE), upper: range_key(range_id, u8::MAX) }
 }
 
 pub(crate) fn fence_key(range_id: RangeId, request_id: RequestId) -> Vec<u8> {

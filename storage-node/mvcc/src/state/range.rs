@@ -1,7 +1,7 @@
 //! The records that belong to one range.
 
 use super::{
-    APPLIED_STATE, FORMAT, FREEZE_STATE, INSTALL_INTENT, RANGE_STATE, REPLICA_TOMBSTONE,
+    APPLIED_STATE, FORMAT, FREEZE_STATE, GC_STATE, INSTALL_INTENT, RANGE_STATE, REPLICA_TOMBSTONE,
     RangeRecord, key_of, open, range_key,
 };
 use crate::codec::{Reader, put_bytes, seal};
@@ -36,6 +36,12 @@ pub struct FreezeState {
     /// The freeze's own place in the log.
     pub index: u64,
     pub term: u64,
+}
+
+/// Below which version reads are promised nothing: written before anything there is removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GcState {
+    pub safe_point: Timestamp,
 }
 
 /// Replicas of the range that were on this store and must never come back.
@@ -120,6 +126,25 @@ impl RangeRecord for FreezeState {
         let (index, term) = (reader.u64()?, reader.u64()?);
         reader.end()?;
         Ok(Self { left_range_id, left_version, index, term })
+    }
+}
+
+impl RangeRecord for GcState {
+    fn key(range_id: RangeId) -> Vec<u8> {
+        range_key(range_id, GC_STATE)
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut record = vec![FORMAT];
+        record.extend_from_slice(&self.safe_point.0.to_be_bytes());
+        seal(record)
+    }
+
+    fn decode(record: &[u8]) -> Result<Self> {
+        let mut reader = open(record)?;
+        let safe_point = Timestamp(reader.u64()?);
+        reader.end()?;
+        Ok(Self { safe_point })
     }
 }
 

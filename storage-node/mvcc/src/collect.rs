@@ -1,0 +1,178 @@
+//! Garbage: versions that no read at or above the safe point can see.
+//!
+//! Of the versions of a key at or below the safe point only the newest can still be seen, and that one
+//! only if it is a value and no range tombstone hides it. A deletion goes after everything it hides,
+//! never before. A range tombstone goes once a whole pass over its span has removed what it hides.
+
+use crate::key::{bounds, decode_key, encode_key, split_version, versioned_key};
+use crate::record::{WriteKind, WriteRecord};
+use crate::tombstone::for_each_tombstone;
+use crate::{Mutation, Result, TombstoneSet};
+use rangedb_engine::{Family, Snapshot};
+use rangedb_types::{Span, Timestamp};
+use std::ops::ControlFlow;
+
+/// What one page may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CollectLimits {
+    /// Versions that are looked at.
+    pub versions_max: usize,
+    /// Versions that are removed.
+    pub removals_max: usize,
+}
+
+/// A part of a pass over a range.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Garbage {
+    /// To be applied in this order, together or one after the other.
+    pub removals: Vec<Mutation>,
+    /// Bytes of keys and values that go.
+    pub bytes: u64,
+    /// Where to go on, once the removals are applied; `None` at the end of the span.
+    pub resume: Option<Vec<u8>>,
+    /// There are versions above the safe point that make others garbage later.
+    pub more_later: bool,
+}
+
+/// The versions of one key, newest first, as far as the pass has come.
+struct KeyState {
+    encoded: Vec<u8>,
+    /// The newest version at or below the safe point was met: what is older goes.
+    settled: bool,
+    /// That version was a deletion, which goes last.
+    deletion: Option<Mutation>,
+    versions: usize,
+}
+
+/// Looks for garbage in `span`, which begins at the first version of a key. `tombstones` are those of
+/// the whole range.
+///
+/// # Errors
+/// Engine errors and damage.
+pub fn collect(
+    snapshot: &dyn Snapshot,
+    tombstones: &TombstoneSet,
+    span: &Span,
+    safe_point: Timestamp,
+    limits: CollectLimits,
+) -> Result<Garbage> {
+    let held = bounds(span);
+    let mut iter = snapshot.iterator(Family::Write, &held.lower, &held.upper)?;
+    let mut garbage = Garbage::default();
+    let mut seen = 0;
+    let mut state: Option<KeyState> = None;
+    let mut valid = iter.seek_to_first()?;
+    while valid {
+        let (encoded, version) = split_version(Family::Write, iter.key())?;
+        if state.as_ref().is_none_or(|state| state.encoded != encoded) {
+            finish(&mut state, &mut garbage);
+            if seen >= limits.versions_max || garbage.removals.len() >= limits.removals_max {
+                garbage.resume = Some(decode_key(Family::Write, encoded)?);
+                return Ok(garbage);
+            }
+            let encoded = encoded.to_vec();
+            state = Some(KeyState { encoded, settled: false, deletion: None, versions: 0 });
+        }
+        let key = state.as_mut().expect("set above");
+        let record = WriteRecord::decode(iter.value())?;
+        seen += 1;
+        key.versions += 1;
+        if version > safe_point {
+            garbage.more_later |= key.versions > 1 || record.kind != WriteKind::Put;
+        } else {
+            let before = garbage.removals.len();
+            visit(snapshot, key, version, &record, tombstones, safe_point, &mut garbage)?;
+            if garbage.removals.len() > before {
+                garbage.bytes += (iter.key().len() + iter.value().len()) as u64;
+            }
+            if garbage.removals.len() >= limits.removals_max {
+                // A key with very many versions: its deletion waits for the page that ends it.
+                garbage.resume = Some(decode_key(Family::Write, &key.encoded)?);
+                return Ok(garbage);
+            }
+        }
+        valid = iter.next()?;
+    }
+    finish(&mut state, &mut garbage);
+    Ok(garbage)
+}
+
+/// Judges one version at or below the safe point.
+fn visit(
+    snapshot: &dyn Snapshot,
+    state: &mut KeyState,
+    version: Timestamp,
+    record: &WriteRecord<'_>,
+    tombstones: &TombstoneSet,
+    safe_point: Timestamp,
+    garbage: &mut Garbage,
+) -> Result<()> {
+    let mut own = state.encoded.clone();
+    own.extend_from_slice(&crate::key::encode_version(version));
+    let removal = Mutation::remove(Family::Write, own);
+    let hidden = || -> Result<bool> {
+        let key = decode_key(Family::Write, &state.encoded)?;
+        Ok(tombstones.hides(&key, version, safe_point))
+    };
+    match record.kind {
+        WriteKind::Rollback => garbage.removals.push(removal),
+        WriteKind::Delete if !state.settled => {
+            state.settled = true;
+            state.deletion = Some(removal);
+        }
+        WriteKind::Delete => garbage.removals.push(removal),
+        WriteKind::Put if !state.settled && !hidden()? => {
+            state.settled = true;
+            garbage.more_later |= state.versions > 1;
+        }
+        WriteKind::Put => {
+            state.settled = true;
+            if record.short_value.is_none() {
+                let mut value = state.encoded.clone();
+                value.extend_from_slice(&crate::key::encode_version(record.start_ts));
+                let held = snapshot.get(Family::Data, &value)?;
+                garbage.bytes += held.map_or(0, |held| (value.len() + held.len()) as u64);
+                garbage.removals.push(Mutation::remove(Family::Data, value));
+            }
+            garbage.removals.push(removal);
+        }
+    }
+    Ok(())
+}
+
+/// Everything that a key's deletion hides is gone.
+fn finish(state: &mut Option<KeyState>, garbage: &mut Garbage) {
+    if let Some(deletion) = state.take().and_then(|state| state.deletion) {
+        garbage.removals.push(deletion);
+    }
+}
+
+/// The range tombstones of a range that may go once a whole pass at `safe_point` was applied.
+///
+/// # Errors
+/// Engine errors and damage.
+pub fn spent_tombstones(
+    snapshot: &dyn Snapshot,
+    span: &Span,
+    safe_point: Timestamp,
+) -> Result<Vec<Mutation>> {
+    let mut removals = Vec::new();
+    for_each_tombstone(snapshot, span, |tombstone| {
+        if tombstone.timestamp <= safe_point {
+            let key = versioned_key(&tombstone.start, tombstone.timestamp);
+            removals.push(Mutation::remove(Family::RangeTombstone, key));
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(removals)
+}
+
+/// Where a page that goes on at `key` begins.
+#[must_use]
+pub fn rest_of(span: &Span, key: Vec<u8>) -> Span {
+    debug_assert!(span.contains(&key) && !encode_key(&key).is_empty());
+    Span { start: key, end: span.end.clone() }
+}
+
+#[cfg(test)]
+mod tests;

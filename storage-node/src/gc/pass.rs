@@ -1,0 +1,126 @@
+//! One pass over one range.
+
+use super::metrics;
+use crate::store::{Leadership, ProposeError, ReplicaHandle};
+use rangedb_engine::Engine;
+use rangedb_mvcc::collect::{CollectLimits, Garbage, collect, rest_of, spent_tombstones};
+use rangedb_mvcc::state::{GcState, RangeRecord as _};
+use rangedb_mvcc::{Mutation, MvccError, TombstoneSet};
+use rangedb_proto::internal::v1 as wire;
+use rangedb_types::{Span, Timestamp};
+use std::sync::Arc;
+
+/// What one look at the engine covers, and one entry of the log removes.
+const LIMITS: CollectLimits = CollectLimits { versions_max: 20_000, removals_max: 2_000 };
+/// Removals in one proposal.
+const REMOVALS_PER_ENTRY: usize = 500;
+
+/// Why a pass was broken off; the next round begins another.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PassError {
+    #[error(transparent)]
+    Propose(#[from] ProposeError),
+    #[error(transparent)]
+    Mvcc(#[from] MvccError),
+    #[error("the node is stopping")]
+    Stopping,
+}
+
+/// What a whole pass came to.
+pub(super) struct PassEnd {
+    pub(super) bytes: u64,
+    /// There is more to do at a later safe point.
+    pub(super) more_later: bool,
+}
+
+pub(super) struct Pass<'a> {
+    pub(super) engine: &'a Arc<dyn Engine>,
+    pub(super) handle: &'a ReplicaHandle,
+    /// As it was when the pass began: once the bounds change, nothing it proposes is applied.
+    pub(super) leadership: Leadership,
+    pub(super) safe_point: Timestamp,
+}
+
+impl Pass<'_> {
+    pub(super) async fn run(&self) -> Result<PassEnd, PassError> {
+        let range = self.handle.descriptor();
+        if range.epoch.version != self.leadership.epoch.version {
+            return Err(ProposeError::EpochMismatch.into());
+        }
+        let mut span = range.span.clone();
+        let mut end = PassEnd { bytes: 0, more_later: false };
+        let mut announced = false;
+        loop {
+            let page = self.look(range.span.clone(), span.clone()).await?;
+            end.more_later |= page.more_later;
+            if !page.removals.is_empty() {
+                if !announced {
+                    self.announce().await?;
+                    announced = true;
+                }
+                end.bytes += page.bytes;
+                self.remove(page.removals, page.bytes).await?;
+            }
+            match page.resume {
+                Some(resume) => span = rest_of(&span, resume),
+                None => break,
+            }
+        }
+        let spent = self.spent(range.span.clone()).await?;
+        if !spent.is_empty() {
+            if !announced {
+                self.announce().await?;
+            }
+            self.remove(spent, 0).await?;
+        }
+        metrics::PASSES.inc();
+        Ok(end)
+    }
+
+    async fn look(&self, whole: Span, span: Span) -> Result<Garbage, PassError> {
+        let (engine, safe_point) = (Arc::clone(self.engine), self.safe_point);
+        let looking = tokio::task::spawn_blocking(move || {
+            let snapshot = engine.snapshot();
+            let tombstones = TombstoneSet::load(&*snapshot, &whole)?;
+            collect(&*snapshot, &tombstones, &span, safe_point, LIMITS)
+        });
+        Ok(looking.await.map_err(|_| PassError::Stopping)??)
+    }
+
+    async fn spent(&self, whole: Span) -> Result<Vec<Mutation>, PassError> {
+        let (engine, safe_point) = (Arc::clone(self.engine), self.safe_point);
+        let looking = tokio::task::spawn_blocking(move || {
+            spent_tombstones(&*engine.snapshot(), &whole, safe_point)
+        });
+        Ok(looking.await.map_err(|_| PassError::Stopping)??)
+    }
+
+    /// Replicates the safe point: from then on no read below it is begun.
+    async fn announce(&self) -> Result<(), PassError> {
+        let state = GcState { safe_point: self.safe_point };
+        let key = GcState::key(self.handle.range_id());
+        let record = Mutation::put(rangedb_engine::Family::Meta, key, state.encode());
+        self.propose(vec![record]).await
+    }
+
+    async fn remove(&self, removals: Vec<Mutation>, bytes: u64) -> Result<(), PassError> {
+        let count = removals.len() as u64;
+        let mut rest = removals.into_iter().peekable();
+        while rest.peek().is_some() {
+            self.propose(rest.by_ref().take(REMOVALS_PER_ENTRY).collect()).await?;
+        }
+        self.handle.remove_bytes(bytes);
+        metrics::VERSIONS.inc_by(count);
+        Ok(())
+    }
+
+    async fn propose(&self, mutations: Vec<Mutation>) -> Result<(), PassError> {
+        let mutations = mutations.into_iter().map(|mutation| wire::Mutation {
+            family: mutation.family.number(),
+            key: mutation.key,
+            value: mutation.value,
+        });
+        let command = wire::WriteCommand { mutations: mutations.collect(), commit_version: 0 };
+        Ok(self.handle.propose(self.leadership, command).await?)
+    }
+}
