@@ -67,7 +67,7 @@ async fn converse(
             () = office.ended().cancelled() => return Err(not_leader(&services.consensus)),
             () = session.ended.cancelled() => {
                 return Err(Status::aborted(
-                    "the stream was ended: the node opened another, or did not read its commands",
+                    "the stream was ended: the node opened another, did not read its commands, or was removed",
                 ));
             }
             Ok(()) = config.changed() => {

@@ -253,12 +253,18 @@ pub fn carry_out(range: &mut RangeDescriptor, change: &wire::ChangeReplicas) {
                 known.unwrap().role = ReplicaRole::IncomingVoter;
             }
             Kind::Remove => range.replicas.retain(|r| r.replica_id != replica.replica_id),
-            Kind::Demote => panic!("nothing is demoted yet"),
+            Kind::Demote => {
+                let known = range.replicas.iter_mut().find(|r| r.replica_id == replica.replica_id);
+                known.unwrap().role = ReplicaRole::DemotingVoter;
+            }
         }
     }
     if change.leave_joint {
         for replica in &mut range.replicas {
-            replica.role = ReplicaRole::Voter;
+            replica.role = match replica.role {
+                ReplicaRole::DemotingVoter | ReplicaRole::Learner => ReplicaRole::Learner,
+                ReplicaRole::IncomingVoter | ReplicaRole::Voter => ReplicaRole::Voter,
+            };
         }
     }
 }
