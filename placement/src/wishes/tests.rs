@@ -163,8 +163,13 @@ fn a_move_waits_for_its_learner_and_ends_if_the_target_dies() {
     };
     let mut plan = vec![balance];
     let mut board = Board::default();
-    let over =
-        board.round(&[asked.clone()], &view, &Policy::default(), &mut plan, at(Duration::ZERO));
+    let over = board.round(
+        std::slice::from_ref(&asked),
+        &view,
+        &Policy::default(),
+        &mut plan,
+        at(Duration::ZERO),
+    );
     assert!(over.is_empty() && plan.is_empty(), "nobody takes the learner away: {plan:?}");
     assert!(board.now(RANGE).contains("catches up"), "{}", board.now(RANGE));
     view.nodes[3].liveness = Liveness::Down;
@@ -226,7 +231,13 @@ fn a_merge_brings_the_right_range_to_the_left_one_first() {
     };
     let mut plan = vec![abort.clone()];
     let now = at(Duration::ZERO);
-    let over = Board::default().round(&[asked.clone()], &view, &Policy::default(), &mut plan, now);
+    let over = Board::default().round(
+        std::slice::from_ref(&asked),
+        &view,
+        &Policy::default(),
+        &mut plan,
+        now,
+    );
     assert_eq!((plan, over), (vec![abort], Vec::new()));
     // Given up, or done.
     view.ranges[0].descriptor.epoch.version = 2;
