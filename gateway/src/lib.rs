@@ -12,6 +12,7 @@ mod admin;
 mod backoff;
 mod batch_get;
 mod deadline;
+mod delete_range;
 mod dispatch;
 mod errors;
 mod metrics;

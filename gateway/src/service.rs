@@ -4,6 +4,7 @@
 
 use crate::batch_get::{batch_get, unexpected};
 use crate::deadline;
+use crate::delete_range::delete_range;
 use crate::dispatch::{Call, Dispatcher};
 use crate::errors::Failure;
 use crate::metrics::Method;
@@ -134,8 +135,8 @@ impl KeyValueService {
         validation::span(&request.start, &request.end)?;
         let identity = self.identity(request.context.as_ref(), deadline).await?;
         let (start, end) = (request.start, request.end);
-        let operation = Operation::DeleteRange { start, end, identity };
-        Ok(DeleteRangeResponse { version: self.write(&operation, deadline).await? })
+        let version = delete_range(&self.dispatcher, start, end, identity, deadline).await?;
+        Ok(DeleteRangeResponse { version })
     }
 
     async fn do_batch_get(

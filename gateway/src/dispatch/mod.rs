@@ -14,8 +14,9 @@ use crate::errors::Failure;
 use crate::metrics::Metrics;
 use crate::nodes::waiter::{Waiter, oneshot_waiter};
 use crate::nodes::{Link, Nodes, Outcome, Submission};
-use crate::operation::Operation;
+use crate::operation::{Operation, Place};
 use crate::routing::{Route, Routes};
+use bytes::Bytes;
 use rangedb_placement_client::{PlacementError, TimestampClient};
 use rangedb_proto::internal::v1::DataRequest;
 use rangedb_proto::internal::v1::data_response::Result as Answer;
@@ -180,6 +181,19 @@ impl Dispatcher {
         }
     }
 
+    /// The end of the range at a place, as far as is known.
+    ///
+    /// # Errors
+    /// `PlacementUnavailable`.
+    pub async fn range_end(&self, place: &Place, deadline: Instant) -> Result<Bytes, Failure> {
+        let route = self
+            .routes
+            .find(place, deadline)
+            .await
+            .map_err(|error| Failure::PlacementUnavailable { why: error.to_string() })?;
+        Ok(Bytes::copy_from_slice(&route.descriptor.span.end))
+    }
+
     /// The link to a node, if the address book lists it.
     #[must_use]
     pub fn link(&self, node: NodeId) -> Option<Arc<Link>> {
@@ -203,7 +217,7 @@ pub fn request(
     }
 }
 
-/// A DeleteRange that leaves its range cannot be done atomically yet.
+/// A DeleteRange that leaves its range: who sent it cuts it at the range's end.
 fn outside(operation: &Operation, route: &Route) -> Option<Failure> {
     let Operation::DeleteRange { end, .. } = operation else { return None };
     let range_end = &route.descriptor.span.end;

@@ -2,7 +2,7 @@
 
 use crate::fake::{Fake, client};
 use futures::TryStreamExt as _;
-use rangedb_client::{Client, Error, RangeQuery};
+use rangedb_client::{Client, RangeQuery};
 use rangedb_proto::internal::v1::data_request::Operation;
 use rangedb_service::Bytes;
 
@@ -110,15 +110,17 @@ async fn batch_get_reads_across_ranges_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn delete_range_stays_inside_one_range() {
+async fn delete_range_goes_from_range_to_range() {
     let fake = Fake::start(3).await;
     let server = fake.gateway(fake.settings()).await;
     let client = filled(&fake, &server).await;
     keys(&client, RangeQuery::all()).await;
     client.delete_range("key/21", "key/40").await.unwrap();
     assert_eq!(keys(&client, RangeQuery::between("key/20", "key/40")).await, ["key/20"]);
-    let refused = client.delete_range("key/00", "key/21").await.unwrap_err();
-    assert!(matches!(refused, Error::NotImplemented { .. }), "{refused}");
-    assert_eq!(keys(&client, RangeQuery::prefix("key/0")).await.len(), 10);
+    client.delete_range("key/05", "key/21").await.unwrap();
+    assert_eq!(keys(&client, RangeQuery::prefix("key/0")).await.len(), 5);
+    assert_eq!(keys(&client, RangeQuery::between("key/00", "key/40")).await.len(), 5);
+    client.delete_range("", "").await.unwrap();
+    assert!(keys(&client, RangeQuery::all()).await.is_empty());
     server.shutdown().await.unwrap();
 }
