@@ -170,12 +170,13 @@ impl Duties<'_> {
 
     async fn schedule(&self) -> Result<(), Lost> {
         let office = self.office;
-        let (view, policy, seed, wishes) = office.look(|state, view, now| {
+        let (mut view, policy, seed, wishes) = office.look(|state, view, now| {
             let policy = policy(state);
             let seed = state.cluster_id().map_or(0, planner_seed);
             let wishes: Vec<Wish> = state.wishes().cloned().collect();
             (view.snapshot(state, now), policy, seed, wishes)
         });
+        office.wishes.lock().keep_apart(&wishes, &mut view, &policy);
         let timer = metrics::PLAN_SECONDS.start_timer();
         let (mut operators, explanation) = plan(&view, &policy, seed);
         let now = office.now();

@@ -39,6 +39,25 @@ pub struct Board {
 }
 
 impl Board {
+    /// Lets ranges that are split by hand, or were lately, count as too large to be merged: what a
+    /// person cut in two is not to be one again a moment later.
+    pub fn keep_apart(&self, wishes: &[Wish], view: &mut ClusterView, policy: &Policy) {
+        let is_split = |wish: &&Wish| matches!(wish.goal, Goal::Split { .. });
+        let ended = self.ended.iter().map(|(_, ended)| ended);
+        let done = ended.filter(|ended| ended.fulfilled).map(|ended| &ended.wish);
+        let split: BTreeSet<RangeId> =
+            wishes.iter().chain(done).filter(is_split).map(|wish| wish.range_id).collect();
+        if split.is_empty() {
+            return;
+        }
+        for range in &mut view.ranges {
+            if split.contains(&range.descriptor.range_id) {
+                let size_bytes = range.size_bytes.unwrap_or_default();
+                range.size_bytes = Some(size_bytes.max(policy.merge_size_bytes));
+            }
+        }
+    }
+
     /// One round: takes the ranges of the wishes away from the plan, and puts the wishes' next steps
     /// in its place. Returns the wishes that are over.
     pub fn round(
@@ -127,7 +146,7 @@ impl Turn {
             Next::Leave(why) => Ok(format!("waits: {why}")),
             Next::Hold(why) => {
                 // What is lost is made good first.
-                if !has_lost(wish.range_id, survey) {
+                if !ranges_of(wish).any(|range_id| has_lost(range_id, survey)) {
                     self.hold(wish);
                 }
                 Ok(format!("waits: {why}"))
@@ -156,10 +175,7 @@ impl Turn {
     }
 
     fn hold(&mut self, wish: &Wish) {
-        self.held.insert(wish.range_id);
-        if let Goal::Merge { right, .. } = wish.goal {
-            self.held.insert(right);
-        }
+        self.held.extend(ranges_of(wish));
     }
 
     fn apply(self, plan: &mut Vec<Operator>) {
@@ -173,6 +189,15 @@ impl Turn {
         plan.extend(self.operators);
         plan.sort_by_key(|operator| operator.range_id);
     }
+}
+
+/// The range of a wish, and the one that is to become part of it.
+fn ranges_of(wish: &Wish) -> impl Iterator<Item = RangeId> {
+    let right = match wish.goal {
+        Goal::Merge { right, .. } => Some(right),
+        _ => None,
+    };
+    std::iter::once(wish.range_id).chain(right)
 }
 
 fn has_lost(range_id: RangeId, survey: &Survey<'_>) -> bool {

@@ -30,7 +30,7 @@ pub(super) fn next(left: &RangeView, right: RangeId, version: u64, survey: &Surv
         return Next::Leave(format!("range {right_id} is frozen, and its replicas catch up"));
     }
     if right.leader.is_none() {
-        return Next::Leave(format!("range {right_id} has no leader that reports"));
+        return Next::Hold(format!("range {right_id} has no leader that reports"));
     }
     let settled = left.descriptor.with_role(ReplicaRole::Voter).count();
     if settled < left.descriptor.replicas.len() {
@@ -63,7 +63,7 @@ fn bring_together(left: &RangeView, right: &RangeView, survey: &Survey<'_>) -> N
         range.descriptor.replicas.iter().all(|replica| survey.is_good(range, replica))
     };
     if !is_whole(left) || !is_whole(right) {
-        return Next::Leave("every replica of both ranges catches up first".to_owned());
+        return Next::Hold("every replica of both ranges catches up first".to_owned());
     }
     if left.leader != right.leader {
         let to = left.leader.and_then(|node_id| right.descriptor.replica_on(node_id));

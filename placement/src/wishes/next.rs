@@ -29,7 +29,7 @@ pub(super) fn next(wish: &Wish, survey: &Survey<'_>) -> Next {
         );
     };
     if range.leader.is_none() {
-        return Next::Leave("the range has no leader that reports".to_owned());
+        return Next::Hold("the range has no leader that reports".to_owned());
     }
     if let Goal::Merge { right, version } = wish.goal {
         return merging::next(range, right, version, survey);

@@ -209,6 +209,26 @@ fn a_split_ends_when_its_bound_is_there() {
 }
 
 #[test]
+fn what_was_split_by_hand_is_not_merged_at_once() {
+    let ranges = vec![range(RANGE, "", "m", &[1, 2, 3]), range(RIGHT, "m", "", &[1, 2, 3])];
+    let mut view = cluster(3, ranges);
+    let (policy, wish) = (Policy::default(), wish(Goal::Split { at: WishedKey::Size, version: 1 }));
+    let merges = |view: &ClusterView| {
+        let plan = rangedb_planner::plan(view, &policy, 0).0;
+        plan.iter().filter(|one| matches!(one.step, Step::Merge { .. })).count()
+    };
+    assert_eq!(merges(&view), 1);
+    let mut board = Board::default();
+    let mut held = view.clone();
+    board.keep_apart(std::slice::from_ref(&wish), &mut held, &policy);
+    assert_eq!(merges(&held), 0, "the range is being split");
+    let over = vec![Ended { wish, fulfilled: true, why: String::new() }];
+    board.ended(over, at(Duration::ZERO));
+    board.keep_apart(&[], &mut view, &policy);
+    assert_eq!(merges(&view), 0, "it was split lately");
+}
+
+#[test]
 fn a_merge_brings_the_right_range_to_the_left_one_first() {
     let ranges = vec![range(RANGE, "", "m", &[1, 2, 3]), range(RIGHT, "m", "", &[5, 4, 2])];
     let mut view = cluster(5, ranges);
@@ -220,6 +240,21 @@ fn a_merge_brings_the_right_range_to_the_left_one_first() {
         view.ranges[1].descriptor.replicas.iter().map(|replica| replica.node_id.get()).collect();
     nodes.sort_unstable();
     assert_eq!((nodes, view.ranges[1].leader), (vec![1, 2, 3], Some(NodeId(1))));
+    // Balance does not part them while the last replica catches up.
+    let caught_up = std::mem::take(&mut view.ranges[1].caught_up);
+    let apart = Operator {
+        range_id: RIGHT,
+        epoch: right_epoch,
+        leader: NodeId(1),
+        step: Step::TransferLeader { to: view.ranges[1].descriptor.replicas[0] },
+        why: String::new(),
+    };
+    let mut plan = vec![apart];
+    let now = at(Duration::ZERO);
+    let wishes = std::slice::from_ref(&asked);
+    Board::default().round(wishes, &view, &Policy::default(), &mut plan, now);
+    assert_eq!(plan, Vec::new());
+    view.ranges[1].caught_up = caught_up;
     // Once it is frozen the planner goes on; its steps are let through.
     view.ranges[1].merging = Some(MergeIntent { left_range_id: RANGE, left_version: 1 });
     let abort = Operator {
@@ -230,7 +265,6 @@ fn a_merge_brings_the_right_range_to_the_left_one_first() {
         why: String::new(),
     };
     let mut plan = vec![abort.clone()];
-    let now = at(Duration::ZERO);
     let over = Board::default().round(
         std::slice::from_ref(&asked),
         &view,
