@@ -31,6 +31,8 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes removed since the engine was last asked to write out its memory: what is deleted gives its
 /// space back only once the deletions are in files.
 const FLUSH_BYTES: u64 = 32 << 20;
+/// The same when nothing more is being removed.
+const FLUSH_REST_BYTES: u64 = 1 << 20;
 
 /// What is known of a range from its last pass.
 #[derive(Clone, Copy)]
@@ -54,7 +56,7 @@ impl Collector {
         let mut ticks = interval(ROUND_MIN);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut known = HashMap::new();
-        let (mut last, mut removed) = (Instant::now(), 0);
+        let (mut last, mut flushed, mut before) = (Instant::now(), 0, 0);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -66,12 +68,17 @@ impl Collector {
             }
             last = Instant::now();
             let round = self.round(retention, &mut known);
-            removed += tokio::select! {
+            tokio::select! {
                 () = stop.cancelled() => return,
-                bytes = round => bytes,
-            };
-            if removed >= FLUSH_BYTES {
-                removed = 0;
+                () = round => {}
+            }
+            // Also for ranges that others lead: their removals are applied here, too.
+            let freed = self.store.freed_bytes();
+            let much = freed - flushed >= FLUSH_BYTES;
+            let rest = freed == before && freed - flushed >= FLUSH_REST_BYTES;
+            before = freed;
+            if much || rest {
+                flushed = freed;
                 self.flush().await;
             }
         }
@@ -81,12 +88,11 @@ impl Collector {
         parse_period(self.settings.borrow_and_update().get(RETENTION)?)
     }
 
-    /// Looks through the led ranges that may hold garbage. Returns the bytes that went.
-    async fn round(&self, retention: Duration, known: &mut HashMap<RangeId, Known>) -> u64 {
-        let Ok(now) = self.timestamps.get(Instant::now() + TIMEOUT).await else { return 0 };
+    /// Looks through the led ranges that may hold garbage.
+    async fn round(&self, retention: Duration, known: &mut HashMap<RangeId, Known>) {
+        let Ok(now) = self.timestamps.get(Instant::now() + TIMEOUT).await else { return };
         let kept_ms = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
         let safe_point = Timestamp::new(now.physical_ms().saturating_sub(kept_ms), 0);
-        let mut removed = 0;
         let mut seen = HashMap::new();
         for status in self.store.statuses() {
             let range_id = status.descriptor.range_id;
@@ -102,8 +108,7 @@ impl Collector {
             }
             let pass = Pass { engine: &self.engine, handle: &handle, leadership, safe_point };
             match pass.run().await {
-                Ok(PassEnd { bytes, more_later }) => {
-                    removed += bytes;
+                Ok(PassEnd { more_later }) => {
                     let applied_index = handle.applied_index();
                     seen.insert(range_id, Known { applied_index, more_later });
                 }
@@ -111,7 +116,6 @@ impl Collector {
             }
         }
         *known = seen;
-        removed
     }
 
     async fn flush(&self) {

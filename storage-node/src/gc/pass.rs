@@ -28,7 +28,6 @@ pub(super) enum PassError {
 
 /// What a whole pass came to.
 pub(super) struct PassEnd {
-    pub(super) bytes: u64,
     /// There is more to do at a later safe point.
     pub(super) more_later: bool,
 }
@@ -48,7 +47,7 @@ impl Pass<'_> {
             return Err(ProposeError::EpochMismatch.into());
         }
         let mut span = range.span.clone();
-        let mut end = PassEnd { bytes: 0, more_later: false };
+        let mut end = PassEnd { more_later: false };
         let mut announced = false;
         loop {
             let page = self.look(range.span.clone(), span.clone()).await?;
@@ -58,7 +57,6 @@ impl Pass<'_> {
                     self.announce().await?;
                     announced = true;
                 }
-                end.bytes += page.bytes;
                 self.remove(page.removals, page.bytes).await?;
             }
             match page.resume {
@@ -100,27 +98,29 @@ impl Pass<'_> {
         let state = GcState { safe_point: self.safe_point };
         let key = GcState::key(self.handle.range_id());
         let record = Mutation::put(rangedb_engine::Family::Meta, key, state.encode());
-        self.propose(vec![record]).await
+        self.propose(vec![record], 0).await
     }
 
     async fn remove(&self, removals: Vec<Mutation>, bytes: u64) -> Result<(), PassError> {
         let count = removals.len() as u64;
+        let entries = count.div_ceil(REMOVALS_PER_ENTRY as u64).max(1);
         let mut rest = removals.into_iter().peekable();
         while rest.peek().is_some() {
-            self.propose(rest.by_ref().take(REMOVALS_PER_ENTRY).collect()).await?;
+            let part = rest.by_ref().take(REMOVALS_PER_ENTRY).collect();
+            self.propose(part, bytes / entries).await?;
         }
-        self.handle.remove_bytes(bytes);
         metrics::VERSIONS.inc_by(count);
         Ok(())
     }
 
-    async fn propose(&self, mutations: Vec<Mutation>) -> Result<(), PassError> {
+    async fn propose(&self, mutations: Vec<Mutation>, freed_bytes: u64) -> Result<(), PassError> {
         let mutations = mutations.into_iter().map(|mutation| wire::Mutation {
             family: mutation.family.number(),
             key: mutation.key,
             value: mutation.value,
         });
-        let command = wire::WriteCommand { mutations: mutations.collect(), commit_version: 0 };
+        let mutations = mutations.collect();
+        let command = wire::WriteCommand { mutations, commit_version: 0, freed_bytes };
         Ok(self.handle.propose(self.leadership, command).await?)
     }
 }

@@ -40,6 +40,8 @@ pub struct Applier {
     pub applied: LogPosition,
     pub largest_commit: Timestamp,
     pub frozen: Option<Freeze>,
+    /// Bytes that removals have freed since this process took the replica up: an estimate.
+    pub freed_bytes: u64,
 }
 
 /// The range is frozen, to become part of its left neighbour.
@@ -135,6 +137,7 @@ impl Applier {
                 }
             }
             self.largest_commit = self.largest_commit.max(Timestamp(write.commit_version));
+            self.freed_bytes += write.freed_bytes;
         }
         let outcome = match command.consistency_check {
             Some(check) => Outcome::Check { check_id: check.check_id },

@@ -54,12 +54,12 @@ impl Scale {
     }
 }
 
-/// The key that halves a span, by the bytes of keys, versions and values; `None` if it holds too
-/// little to be halved, or a single key is more than half of it.
+/// The key that halves a span, by the bytes of keys, versions and values; or only how many bytes
+/// it holds, if those are too few to be halved or all of one key.
 ///
 /// # Errors
 /// Engine errors and damage.
-pub fn middle(snapshot: &dyn Snapshot, span: &Span) -> rangedb_mvcc::Result<Option<Cut>> {
+pub fn middle(snapshot: &dyn Snapshot, span: &Span) -> rangedb_mvcc::Result<Result<Cut, u64>> {
     let writes = Scale::of(snapshot, Family::Write, span)?;
     let data = Scale::of(snapshot, Family::Data, span)?;
     let total = writes.total + data.total;
@@ -67,10 +67,11 @@ pub fn middle(snapshot: &dyn Snapshot, span: &Span) -> rangedb_mvcc::Result<Opti
     let marks = writes.marks.iter().chain(&data.marks).map(|(key, _)| key);
     let inside = marks.filter(|key| **key > span.start);
     let best = inside.min_by_key(|key| (before(key).abs_diff(total / 2), (*key).clone()));
-    Ok(best.map(|key| {
+    let cut = |key: &Vec<u8>| {
         let left_bytes = before(key);
         Cut { key: key.clone(), left_bytes, right_bytes: total - left_bytes }
-    }))
+    };
+    Ok(best.map(cut).ok_or(total))
 }
 
 /// What lies on either side of a given key.
@@ -137,7 +138,7 @@ mod tests {
     fn versions_of_one_key_are_never_torn_apart() {
         let (_folder, engine) = engine();
         put(&*engine, Family::Write, 1, 2_000, 500);
-        assert_eq!(middle(&*engine.snapshot(), &Span::all()).unwrap(), None);
+        assert!(middle(&*engine.snapshot(), &Span::all()).unwrap().is_err());
         put(&*engine, Family::Write, 2, 1, 10);
         let cut = middle(&*engine.snapshot(), &Span::all()).unwrap().unwrap();
         assert_eq!(cut.key, 2_u32.to_be_bytes());

@@ -110,7 +110,13 @@ impl Splitter {
             SplitAt::Size => {
                 let middle = cut::middle(&*snapshot, &range.span);
                 let middle = middle.map_err(|error| error.to_string())?;
-                return middle.ok_or_else(|| "no key halves its size".to_owned());
+                return middle.map_err(|bytes| {
+                    // The estimate was wrong, or one key is all there is.
+                    if let Some(handle) = self.store.replica(range.range_id) {
+                        handle.set_size(bytes);
+                    }
+                    format!("no key halves its {bytes} bytes")
+                });
             }
             SplitAt::Load => {
                 let state = self.states.get(range.range_id);

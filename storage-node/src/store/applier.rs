@@ -17,6 +17,7 @@ use rangedb_engine::{Durability, Engine, WriteBatch};
 use rangedb_types::RangeId;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Most bytes written as one batch, unless one entry is larger.
 const BATCH_BYTES_TARGET: usize = 4 << 20;
@@ -183,9 +184,14 @@ impl ApplyThread {
                 self.answers.push((replies, Err(ProposeError::OutcomeUnknown)));
                 continue;
             };
-            let bytes_before = self.batch.byte_size();
+            let (bytes_before, freed) = (self.batch.byte_size(), owned.applier.freed_bytes);
             let applied = owned.applier.apply(&entry, &mut self.batch);
             owned.handle.add_bytes(self.batch.byte_size() - bytes_before);
+            let freed = owned.applier.freed_bytes - freed;
+            if freed > 0 {
+                owned.handle.remove_bytes(freed);
+                self.shared.freed_bytes.fetch_add(freed, Ordering::Relaxed);
+            }
             let (outcome, result) =
                 applied.map_err(|error| format!("range {range_id} cannot go on: {error}"))?;
             let progress = self.progress.entry(range_id).or_default();

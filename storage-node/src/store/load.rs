@@ -126,6 +126,7 @@ mod tests {
             applied: LogPosition { index, term: 2 },
             largest_commit: Timestamp::ZERO,
             frozen: None,
+            freed_bytes: 0,
         }
     }
 

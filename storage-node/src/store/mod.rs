@@ -160,6 +160,12 @@ impl Store {
         }
     }
 
+    /// Bytes that removals have freed on this node since it started: an estimate.
+    #[must_use]
+    pub fn freed_bytes(&self) -> u64 {
+        self.shared.freed_bytes.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
     /// Hands every leadership to a follower that has caught up, as far as that goes within `limit`.
     pub async fn hand_leaders_away(&self, limit: Duration) {
         let deadline = tokio::time::Instant::now() + limit;

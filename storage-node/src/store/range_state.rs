@@ -69,6 +69,7 @@ fn applier(state: RangeState, applied: AppliedState, frozen: Option<FreezeState>
     });
     Applier {
         frozen,
+        freed_bytes: 0,
         replica_id: state.replica_id,
         descriptor: Arc::new(state.descriptor),
         applied: LogPosition { index: applied.index, term: applied.term },
@@ -161,6 +162,7 @@ pub fn split_off(
         applied: INITIAL_POSITION,
         largest_commit,
         frozen: None,
+        freed_bytes: 0,
     };
     put(batch, &applier, true);
     Ok(Some(applier))
@@ -215,5 +217,6 @@ pub fn empty(replica_id: ReplicaId, descriptor: RangeDescriptor) -> Applier {
         applied: LogPosition::default(),
         largest_commit: Timestamp::ZERO,
         frozen: None,
+        freed_bytes: 0,
     }
 }

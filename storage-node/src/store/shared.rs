@@ -15,6 +15,7 @@ use prometheus::{Histogram, HistogramOpts, IntGauge};
 use rangedb_engine::Engine;
 use rangedb_types::{MonotonicClock, NodeId, RangeId};
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, LazyLock, OnceLock};
 use tokio::sync::{Notify, watch};
 
@@ -36,6 +37,8 @@ pub struct Shared {
     pub workers: OnceLock<Arc<Vec<WorkerSender>>>,
     /// The apply threads, once they run.
     pub appliers: OnceLock<Vec<Sender<ApplyTask>>>,
+    /// Bytes that removals have freed on this node: an estimate.
+    pub freed_bytes: AtomicU64,
     /// Why the process must end, once it must.
     pub failed: watch::Sender<Option<String>>,
 }

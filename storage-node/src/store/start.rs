@@ -17,6 +17,7 @@ use rangedb_engine::Engine;
 use rangedb_types::{MonotonicClock, NodeId, RangeId};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use tokio::sync::{Notify, watch};
@@ -70,6 +71,7 @@ pub fn start(options: StoreOptions) -> Result<Store, StoreError> {
         logger: raft_logger::logger(),
         workers: OnceLock::new(),
         appliers: OnceLock::new(),
+        freed_bytes: AtomicU64::new(0),
         failed: watch::Sender::new(None),
     });
     let loaded = load::load_all(&shared, &options.installed).map_err(StoreError::Load)?;

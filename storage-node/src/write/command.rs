@@ -53,5 +53,5 @@ fn command(mutations: Vec<Mutation>, version: Timestamp) -> wire::WriteCommand {
         key: mutation.key,
         value: mutation.value,
     });
-    wire::WriteCommand { mutations: mutations.collect(), commit_version: version.0 }
+    wire::WriteCommand { mutations: mutations.collect(), commit_version: version.0, freed_bytes: 0 }
 }

@@ -70,7 +70,7 @@ fn write_of(value: u64) -> WriteCommand {
         key: vec![b'k'; 9].into(),
         value: Some(value.to_be_bytes().to_vec().into()),
     };
-    WriteCommand { mutations: vec![mutation], commit_version: value }
+    WriteCommand { mutations: vec![mutation], commit_version: value, freed_bytes: 0 }
 }
 
 impl Cluster {
@@ -96,6 +96,7 @@ impl Cluster {
                 applied: INITIAL_POSITION,
                 largest_commit: Timestamp::ZERO,
                 frozen: None,
+                freed_bytes: 0,
             };
             let disk = Arc::new(SimDisk::new(initial_log()));
             let node = SimNode { disk, replica: None, applier, applied: Vec::new() };
