@@ -32,6 +32,11 @@ fn plan(state: &State, view: &View, node_id: NodeId, steps: Vec<String>) -> wire
     wire::NodePlan { node_id: node_id.get(), steps, replicas_left }
 }
 
+/// "1 replica", "2 replicas".
+fn count(number: u64, thing: &str) -> String {
+    if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
+}
+
 pub(super) fn drain(office: &Office, node_id: NodeId) -> Result<Checked, Status> {
     office.look(|state, view, now| {
         let node = known(state, node_id)?;
@@ -49,8 +54,8 @@ pub(super) fn drain(office: &Office, node_id: NodeId) -> Result<Checked, Status>
         let mut plan = plan(state, view, node_id, Vec::new());
         plan.steps = vec![
             format!("give node {node_id} no replicas and no leaderships any more"),
-            format!("hand the lead of {leads} ranges to other nodes"),
-            format!("move {} replicas to other nodes", plan.replicas_left),
+            format!("hand the lead of {} to other nodes", count(leads as u64, "range")),
+            format!("move {} to other nodes", count(plan.replicas_left, "replica")),
             "then its state is `drained`, and it can be removed".to_owned(),
         ];
         Ok(Checked { state: Some(NodeState::Draining), plan })
@@ -85,8 +90,8 @@ pub(super) fn remove(office: &Office, node_id: NodeId) -> Result<Checked, Status
             } else {
                 "drain it, and wait until it is drained"
             };
-            let replicas = plan.replicas_left;
-            return refuse(format!("node {node_id} holds {replicas} replicas; {advice}"));
+            let replicas = count(plan.replicas_left, "replica");
+            return refuse(format!("node {node_id} still holds {replicas}; {advice}"));
         }
         if down {
             return Ok(Checked { state: Some(NodeState::Removed), plan });

@@ -3,13 +3,16 @@
 use super::next::{Next, next};
 use super::survey::Survey;
 use crate::state::{Goal, Wish};
-use rangedb_planner::{ClusterView, Operator, Policy, Step};
-use rangedb_types::{MonotonicTime, RangeId};
+use rangedb_planner::{ClusterView, Operator, Policy, SplitAt, Step};
+use rangedb_types::{Epoch, MonotonicTime, RangeId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 /// How long a wish is kept under one leader of placement before it is given up.
 pub(super) const WISH_PATIENCE: Duration = Duration::from_secs(600);
+/// How long one step may show no effect before its wish is given up; commands are sent again and
+/// again meanwhile.
+pub(super) const STEP_PATIENCE: Duration = Duration::from_secs(30);
 /// How long it is told how a wish ended.
 const ENDED_SHOWN_FOR: Duration = Duration::from_secs(600);
 /// Most ended wishes that are told of.
@@ -29,6 +32,16 @@ struct Waiting {
     since: MonotonicTime,
     /// What is being done, or waited for.
     now: String,
+    begun: Option<Begun>,
+}
+
+/// A step that is asked for, round after round, until it shows.
+#[derive(Clone, Debug)]
+struct Begun {
+    range_id: RangeId,
+    epoch: Epoch,
+    step: Step,
+    since: MonotonicTime,
 }
 
 /// What is known of wishes beyond the stored ones.
@@ -78,16 +91,10 @@ impl Board {
         let mut over = Vec::new();
         for wish in wishes {
             let known = before.remove(&wish.range_id).filter(|known| known.wish == *wish);
-            let since = known.map_or(now, |known| known.since);
-            let next = match next(wish, &survey) {
-                Next::Hold(why) | Next::Leave(why) if now.since(since) >= WISH_PATIENCE => {
-                    Next::GivenUp(format!("it took too long; it waited because: {why}"))
-                }
-                Next::Take { step, .. } if now.since(since) >= WISH_PATIENCE => {
-                    Next::GivenUp(format!("it took too long; its next step had no effect: {step}"))
-                }
-                next => next,
-            };
+            let since = known.as_ref().map_or(now, |known| known.since);
+            let next = turn.unless_held(wish, next(wish, &survey));
+            let begun = begun(&next, known.and_then(|known| known.begun), &survey, now);
+            let next = in_time(next, now.since(since), begun.as_ref(), now);
             let words = match turn.take(wish, next, &mut survey) {
                 Ok(words) => words,
                 Err((fulfilled, why)) => {
@@ -95,7 +102,7 @@ impl Board {
                     continue;
                 }
             };
-            let waiting = Waiting { wish: wish.clone(), since, now: words };
+            let waiting = Waiting { wish: wish.clone(), since, now: words, begun };
             self.waiting.insert(wish.range_id, waiting);
         }
         turn.apply(plan);
@@ -124,6 +131,47 @@ impl Board {
     }
 }
 
+/// Since when the same step has been asked for.
+fn begun(
+    next: &Next,
+    before: Option<Begun>,
+    survey: &Survey<'_>,
+    now: MonotonicTime,
+) -> Option<Begun> {
+    let Next::Take { range_id, step } = next else { return None };
+    let epoch = survey.range(*range_id)?.descriptor.epoch;
+    let same = before.filter(|before| {
+        before.range_id == *range_id && before.epoch == epoch && before.step == *step
+    });
+    Some(same.unwrap_or_else(|| Begun {
+        range_id: *range_id,
+        epoch,
+        step: step.clone(),
+        since: now,
+    }))
+}
+
+/// Gives up what takes too long.
+fn in_time(next: Next, age: Duration, begun: Option<&Begun>, now: MonotonicTime) -> Next {
+    let too_old = age >= WISH_PATIENCE;
+    let stuck = begun.is_some_and(|begun| now.since(begun.since) >= STEP_PATIENCE);
+    match next {
+        Next::Hold(why) | Next::Leave(why) if too_old => {
+            Next::GivenUp(format!("it took too long; it waited because: {why}"))
+        }
+        Next::Take { step, .. } if too_old || stuck => {
+            let advice = match step {
+                Step::Split { at: SplitAt::Size | SplitAt::Load } => {
+                    "; its leader knows no key that halves it, so name one"
+                }
+                _ => "",
+            };
+            Next::GivenUp(format!("a step had no effect: {step}{advice}"))
+        }
+        next => next,
+    }
+}
+
 /// What the wishes of one round ask for.
 #[derive(Default)]
 struct Turn {
@@ -133,6 +181,18 @@ struct Turn {
 }
 
 impl Turn {
+    /// Two wishes for neighbours do not step on each other.
+    fn unless_held(&self, wish: &Wish, next: Next) -> Next {
+        match next {
+            Next::Take { range_id, .. }
+                if self.held.contains(&range_id) || self.held.contains(&wish.range_id) =>
+            {
+                Next::Leave("another command for a neighbour ends first".to_owned())
+            }
+            next => next,
+        }
+    }
+
     /// What is being done, in words; or how the wish ended.
     fn take(
         &mut self,
@@ -154,9 +214,6 @@ impl Turn {
             Next::Take { range_id, step } => {
                 let Some(range) = survey.range(range_id) else { return Ok(String::new()) };
                 let Some(leader) = range.leader else { return Ok(String::new()) };
-                if self.held.contains(&range_id) || self.held.contains(&wish.range_id) {
-                    return Ok("waits: another command for a neighbour ends first".to_owned());
-                }
                 if let Step::AddLearner { node_id } = step {
                     survey.count_copy(range, node_id);
                 }

@@ -1,6 +1,6 @@
 //! Wishes round by round, with ranges that do what they are told.
 
-use super::board::{Board, Ended, WISH_PATIENCE};
+use super::board::{Board, Ended, STEP_PATIENCE, WISH_PATIENCE};
 use super::scatter;
 use crate::state::{Goal, StoredKey, Wish, WishedKey};
 use rangedb_planner::{
@@ -311,6 +311,25 @@ fn a_wish_is_not_kept_for_ever() {
     assert!(!board.last_ended(RANGE).unwrap().fulfilled);
     board.round(&[], &view, &policy, &mut plan, MonotonicTime(WISH_PATIENCE * 3));
     assert_eq!(board.last_ended(RANGE), None);
+}
+
+#[test]
+fn a_step_without_effect_ends_its_wish() {
+    let mut view = cluster(3, vec![range(RANGE, "", "", &[1, 2, 3])]);
+    let wishes = [wish(Goal::Split { at: WishedKey::Size, version: 1 })];
+    let mut board = Board::default();
+    let mut round = |view: &ClusterView, time| {
+        let mut plan = Vec::new();
+        board.round(&wishes, view, &Policy::default(), &mut plan, MonotonicTime(time))
+    };
+    assert!(round(&view, Duration::ZERO).is_empty());
+    let nearly = STEP_PATIENCE - Duration::from_secs(1);
+    assert!(round(&view, nearly).is_empty());
+    // Another epoch: it is asked anew.
+    view.ranges[0].descriptor.epoch.conf_version += 1;
+    assert!(round(&view, STEP_PATIENCE).is_empty());
+    let over = round(&view, STEP_PATIENCE * 2);
+    assert!(over[0].why.contains("no key that halves it"), "{over:?}");
 }
 
 #[test]

@@ -292,7 +292,7 @@ async fn a_node_is_drained_and_removed() {
     let unmet = Code::FailedPrecondition;
     refused(admin!(client, drain_node, drain(99)), Code::NotFound, "node 99").await;
     refused(admin!(client, remove_node, remove(99)), Code::NotFound, "node 99").await;
-    refused(admin!(client, remove_node, remove(ids[1])), unmet, "holds 1 replicas").await;
+    refused(admin!(client, remove_node, remove(ids[1])), unmet, "still holds 1 replica;").await;
     refused(admin!(client, remove_node, remove(ids[3])), unmet, "drain it first").await;
 
     // One that holds nothing is drained at once; then no other one can be.
