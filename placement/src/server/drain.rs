@@ -102,7 +102,9 @@ pub(super) fn remove(office: &Office, node_id: NodeId) -> Result<Checked, Status
             ));
         }
         let stray = view.stats(node_id).replicas;
-        if stray > 0 || !view.has_told_all(node_id) {
+        // A drained node said so; it may be stopped before it is removed.
+        let told = node.state == NodeState::Drained || view.has_told_all(node_id);
+        if stray > 0 || !told {
             return refuse(format!(
                 "node {node_id} has not said that it is rid of its replicas ({stray} are left); wait until it is drained or down"
             ));
