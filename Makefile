@@ -65,6 +65,12 @@ test: setup-test ## Run every test
 
 # Not a part of `test`, which must not need a package index. Where the Python side cannot be installed
 # it is skipped with a word (code 77).
+sim: setup ## Simulate replicas and the planner on a thousand seeds, and a hundred thousand ranges
+	RANGEDB_SIM_SEEDS=$${RANGEDB_SIM_SEEDS:-1000} RANGEDB_SIM_RANGES=100000 $(RUN_CARGO) test --locked --release \
+		-p rangedb-planner --test simulation -- --nocapture
+	RANGEDB_SIM_SEEDS=$${RANGEDB_SIM_SEEDS:-1000} $(RUN_CARGO) test --locked --release \
+		-p rangedb-storage-node --lib replica::sim
+
 python-test: setup ## Put, get and range from Python, with grpcio and the .proto files alone
 	$(RUN_CARGO) build --workspace --all-targets --locked
 	@CARGO_TARGET_DIR=$(TARGET_DIR) tests/python/run.sh debug || [ $$? -eq 77 ]

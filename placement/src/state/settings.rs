@@ -65,7 +65,7 @@ const SETTINGS: &[Setting] = &[
     },
     Setting {
         name: RANGE_SPLIT_REQUESTS,
-        default: "2500",
+        default: "25000",
         kind: Kind::Integer { min: 0, max: 10_000_000 },
         description: "ranges with more requests a second are split where that halves the load; 0 (never) to 10000000",
     },

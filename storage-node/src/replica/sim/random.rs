@@ -120,7 +120,11 @@ fn one_leader_a_term(cluster: &Cluster) {
 fn acknowledged_writes_survive_random_faults() {
     let seeds = match std::env::var("RANGEDB_SIM_SEED") {
         Ok(seed) => vec![seed.parse().expect("RANGEDB_SIM_SEED is a number")],
-        Err(_) => (1..=100).collect(),
+        Err(_) => {
+            let count = std::env::var("RANGEDB_SIM_SEEDS").ok();
+            let count = count.map_or(100, |text| text.parse().expect("a number is expected"));
+            (1..=count).collect()
+        }
     };
     for seed in seeds {
         eprintln!("seed {seed}");
