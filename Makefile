@@ -16,7 +16,7 @@ WITH_CACHE = $(if $(shell command -v sccache 2>/dev/null),env RUSTC_WRAPPER=scca
 endif
 RUN_CARGO = $(WITH_CACHE) $(CARGO)
 
-.PHONY: help setup setup-test run demo test python-test verify fix bench cluster clean deny
+.PHONY: help setup setup-test run demo test sim python-test verify fix bench cluster clean deny
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
