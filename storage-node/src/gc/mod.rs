@@ -143,10 +143,14 @@ mod metrics {
     }
 
     pub(super) static VERSIONS: LazyLock<IntCounter> = LazyLock::new(|| {
-        counter("rangedb_node_gc_versions_removed_total", "Records of old versions that were removed.")
+        counter(
+            "rangedb_node_gc_versions_removed_total",
+            "Records of old versions that were removed.",
+        )
     });
-    pub(super) static PASSES: LazyLock<IntCounter> =
-        LazyLock::new(|| counter("rangedb_node_gc_passes_total", "Ranges looked through for garbage."));
+    pub(super) static PASSES: LazyLock<IntCounter> = LazyLock::new(|| {
+        counter("rangedb_node_gc_passes_total", "Ranges looked through for garbage.")
+    });
 
     pub(super) fn register() {
         LazyLock::force(&VERSIONS);
