@@ -4,6 +4,7 @@
 //! `RANGEDB_TEST_ROUNDS=20` gives the full figures; without it the tests fit continuous integration.
 
 mod catch_up;
+mod cut_off;
 mod kills;
 mod placement;
 mod power;

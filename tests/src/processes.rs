@@ -99,6 +99,27 @@ impl Part {
         Ok(())
     }
 
+    /// The process.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn child(&mut self) -> Result<&mut Child> {
+        let name = self.name();
+        self.child.as_mut().with_context(|| format!("{name} does not run"))
+    }
+
+    /// Waits until it ended by itself, which it must not do with 0.
+    ///
+    /// # Errors
+    /// It still runs when the limit is over, or ended as if all were well.
+    pub async fn failed(&mut self, limit: Duration) -> Result<()> {
+        let name = self.name();
+        let mut child = self.child.take().with_context(|| format!("{name} does not run"))?;
+        let status = child.ended(limit).await?;
+        ensure!(!status.success(), "{name} ended well");
+        Ok(())
+    }
+
     #[must_use]
     pub const fn is_started(&self) -> bool {
         self.child.is_some()
