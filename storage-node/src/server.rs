@@ -53,8 +53,8 @@ pub enum StartError {
     Log(#[from] LogError),
     #[error(transparent)]
     Snapshot(#[from] RecoverError),
-    #[error("the replicas cannot be loaded: {0}")]
-    Store(#[from] StoreError),
+    #[error("the replicas in {path} cannot be loaded: {source}")]
+    Store { path: String, source: StoreError },
     #[error("no thread could be started: {0}")]
     Thread(#[source] std::io::Error),
 }

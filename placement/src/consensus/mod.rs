@@ -349,9 +349,9 @@ fn open(
     store_id: StoreId,
     had_cluster: bool,
 ) -> Result<(Store, StateMachine), StartError> {
-    let store = Store::open(path, id, store_id, had_cluster)?;
+    let store = Store::open(path, id, store_id, had_cluster).map_err(|error| error.at(path))?;
     let machine = StateMachine::open(store.clone()).map_err(|error| match error {
-        OpenError::Store(error) => StartError::Store(error),
+        OpenError::Store(error) => StartError::Store(error.at(path)),
         OpenError::Snapshot(error) => StartError::Snapshot(error),
     })?;
     Ok((store, machine))

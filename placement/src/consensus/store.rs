@@ -34,6 +34,14 @@ const WRITE_BUFFER_BYTES: usize = 8 << 20;
 pub enum StoreError {
     #[error("the database of this member failed: {0}")]
     Database(#[from] rocksdb::Error),
+    #[error(
+        "the database in {path} cannot be opened: {source}; if another process has it, stop that one; if it is damaged, remove this member with `rangedb-cli admin placement remove` and add it again under a new id with an empty folder, or restore a backup if it is the only one"
+    )]
+    Open { path: String, source: rocksdb::Error },
+    #[error(
+        "the database in {path} is damaged: {source}; remove this member with `rangedb-cli admin placement remove` and add it again under a new id with an empty folder, or restore a backup if it is the only one"
+    )]
+    Damaged { path: String, source: Box<StoreError> },
     #[error("the row `{row}` of this member's database cannot be read: {why}")]
     Corrupt { row: String, why: String },
     #[error(
@@ -48,6 +56,18 @@ pub enum StoreError {
     Hole { last: u64, next: u64 },
     #[error("the database is closed")]
     Closed,
+}
+
+impl StoreError {
+    /// What was found in the database while it was opened, with the place and what to do.
+    pub(super) fn at(self, path: &Path) -> Self {
+        match self {
+            Self::Database(_) | Self::Corrupt { .. } | Self::Hole { .. } => {
+                Self::Damaged { path: path.display().to_string(), source: Box::new(self) }
+            }
+            other => other,
+        }
+    }
 }
 
 impl From<StoreError> for StorageError {
@@ -107,8 +127,9 @@ impl Store {
         }
         let tables =
             Table::ALL.map(|table| ColumnFamilyDescriptor::new(table.name(), table_options()));
-        let store =
-            Self { db: Arc::new(DB::open_cf_descriptors(&database_options(), path, tables)?) };
+        let db = DB::open_cf_descriptors(&database_options(), path, tables)
+            .map_err(|source| StoreError::Open { path: path.display().to_string(), source })?;
+        let store = Self { db: Arc::new(db) };
         match store.get::<Owner>(OWNER)? {
             Some(owner) if owner.store_id != store_id => {
                 Err(StoreError::Foreign { path: path.display().to_string(), found: owner.store_id })

@@ -43,9 +43,13 @@ pub struct LogState {
 /// Why the log store refused.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    #[error("the raft log of replica {replica_id} is damaged: {detail}")]
+    #[error(
+        "the raft log of replica {replica_id} is damaged: {detail}; if its ranges have other copies, remove the node and add it again with an empty data folder, else restore a backup"
+    )]
     Damaged { replica_id: ReplicaId, detail: String },
-    #[error("the raft log in {path} cannot be opened: {detail}")]
+    #[error(
+        "the raft log in {path} cannot be opened: {detail}; if it is damaged and other nodes hold copies, remove the node and add it again with an empty data folder, else see that the disk works or restore a backup"
+    )]
     Open { path: String, detail: String },
     #[error("the raft log cannot be read or written: {0}")]
     Io(String),

@@ -209,6 +209,7 @@ async fn start_store(
     let (engine, log) = (Arc::clone(&opened.engine), Arc::clone(&opened.log));
     let (sender, snapshots) = (Arc::clone(&links.outbox), Arc::clone(&links.snapshots));
     let staged = opened.data_dir.join(SNAPSHOT_DIR);
+    let path = opened.data_dir.path().display().to_string();
     let settings = context.settings.store_settings();
     let node_id = links.identity.node_id;
     let starting = tokio::task::spawn_blocking(move || {
@@ -223,7 +224,8 @@ async fn start_store(
             clock: Arc::new(SystemClock::new()),
             settings,
             installed,
-        })?;
+        })
+        .map_err(|source| StartError::Store { path, source })?;
         snapshot::finish_recovery(&*engine, recovered)?;
         Ok(store)
     });
@@ -294,7 +296,10 @@ impl Running {
     /// Resolves with the reason if something failed that the process must not survive.
     pub(super) async fn failed(&mut self) -> String {
         let reason = tokio::select! {
-            reason = self.store.failed() => return reason,
+            reason = self.store.failed() => return format!(
+                "{reason}; the node stopped so that nothing acknowledged is lost: see that the disk of {} has space and works, then start the node again",
+                self.opened.data_dir.path().display()
+            ),
             ended = ended(&mut self.heartbeat) => match ended {
                 Ok(Err(error)) => error.to_string(),
                 Ok(Ok(())) => "the link to placement ended by itself".to_owned(),
