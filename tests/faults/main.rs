@@ -5,6 +5,7 @@
 
 mod catch_up;
 mod cut_off;
+mod full_disk;
 mod kills;
 mod placement;
 mod power;

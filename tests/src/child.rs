@@ -41,7 +41,12 @@ impl Child {
     /// It cannot be started.
     pub fn spawn(program_name: &str, arguments: &[String], log: &Path) -> Result<Self> {
         let log = File::options().create(true).append(true).open(log)?;
-        let process = command(program_name, arguments)?
+        // What is ignored stays ignored over exec: a write beyond the limit of `limit_files` fails,
+        // as on a full disk, and does not end the process.
+        let process = bare("sh")
+            .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
+            .arg(program(program_name)?)
+            .args(arguments)
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
@@ -85,6 +90,20 @@ impl Child {
         Ok(())
     }
 
+    /// Fills its disk: from now on no file may become larger than this, and writes beyond it fail.
+    /// `None` gives the space back.
+    ///
+    /// # Errors
+    /// There is no such process any more.
+    pub fn limit_files(&self, size_bytes_max: Option<u64>) -> Result<()> {
+        let size = size_bytes_max.map_or("unlimited".to_owned(), |size| size.to_string());
+        let id = self.process.id().to_string();
+        let arguments = ["--pid", &id, &format!("--fsize={size}:unlimited")];
+        let set = Command::new("prlimit").args(arguments).status()?;
+        ensure!(set.success(), "prlimit {arguments:?} failed");
+        Ok(())
+    }
+
     /// Waits for its end.
     ///
     /// # Errors
@@ -114,13 +133,19 @@ impl Drop for Child {
 }
 
 fn command(program_name: &str, arguments: &[String]) -> Result<Command> {
-    let mut command = Command::new(program(program_name)?);
-    command.args(arguments).stdin(Stdio::null());
+    let mut command = bare(program(program_name)?);
+    command.args(arguments);
+    Ok(command)
+}
+
+fn bare(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.stdin(Stdio::null());
     // A test decides about every setting; the caller's environment must not.
     for (name, _) in std::env::vars_os().filter(|(name, _)| is_setting(name)) {
         command.env_remove(name);
     }
-    Ok(command)
+    command
 }
 
 fn is_setting(name: &std::ffi::OsStr) -> bool {
