@@ -11,7 +11,7 @@ use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 /// What processes say, rightly, when another one is killed or stopped.
 pub const PEER_LOST: &[&str] = &[
-    "lost the stream to a storage node",
+    "storage node stays unreachable",
     "no longer ready to serve",
     "cannot send raft messages",
     "a snapshot was not sent",

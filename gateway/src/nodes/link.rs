@@ -36,6 +36,8 @@ const SWEEP_PERIOD: Duration = Duration::from_millis(20);
 const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 const RECONNECT_FIRST: Duration = Duration::from_millis(20);
 const RECONNECT_LONGEST: Duration = Duration::from_secs(1);
+/// A node that is away for longer did not just stop or start again.
+const OUTAGE_WARNED_AFTER: Duration = Duration::from_secs(10);
 /// A stream that lived this long was healthy: the next reconnect starts from the shortest pause.
 const HEALTHY_AFTER: Duration = Duration::from_secs(5);
 
@@ -148,7 +150,8 @@ impl Link {
         cancel: CancellationToken,
     ) {
         let mut backoff = Backoff::new(RECONNECT_FIRST, RECONNECT_LONGEST);
-        let mut failing = false;
+        let mut lost: Option<Instant> = None;
+        let mut warned = false;
         while !cancel.is_cancelled() {
             let began = Instant::now();
             let error = tokio::select! {
@@ -159,14 +162,18 @@ impl Link {
             self.close();
             if began.elapsed() > HEALTHY_AFTER {
                 backoff = Backoff::new(RECONNECT_FIRST, RECONNECT_LONGEST);
+                (lost, warned) = (None, false);
             }
-            // A node that stays away is news once, not at every attempt.
-            if failing {
-                tracing::debug!(%address, %error, "storage node is still unreachable");
+            // News once, a warning if it lasts, and not a line at every attempt.
+            if lost.is_none() {
+                tracing::info!(%address, %error, "lost the stream to a storage node");
+            } else if !warned && lost.is_some_and(|lost| lost.elapsed() >= OUTAGE_WARNED_AFTER) {
+                warned = true;
+                tracing::warn!(%address, %error, "storage node stays unreachable");
             } else {
-                tracing::warn!(%address, %error, "lost the stream to a storage node");
+                tracing::debug!(%address, %error, "storage node is still unreachable");
             }
-            failing = !matches!(error, LinkError::Stream(_) | LinkError::Ended);
+            lost.get_or_insert_with(Instant::now);
             tokio::select! {
                 () = cancel.cancelled() => break,
                 () = tokio::time::sleep(backoff.pause()) => {}

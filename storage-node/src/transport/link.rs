@@ -16,12 +16,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// The pause after a failed attempt grows from here …
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// … to here. An election timeout is about as long.
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// A peer that is away for longer did not just stop or start again.
+const OUTAGE_WARNED_AFTER: Duration = Duration::from_secs(10);
 
 /// One peer node, as the Raft threads see it.
 pub(super) struct Peer {
@@ -45,15 +49,37 @@ enum End {
     Failed(String),
 }
 
+/// The time without a connection, as the log tells of it: news at its begin, a warning if it lasts,
+/// however many attempts it takes.
+#[derive(Default)]
+struct Outage {
+    since: Option<Instant>,
+    warned: bool,
+}
+
+impl Outage {
+    fn tell(&mut self, node_id: NodeId, address: &str, reason: &str) {
+        let Some(since) = self.since else {
+            self.since = Some(Instant::now());
+            tracing::info!(%node_id, address, reason, "cannot send raft messages");
+            return;
+        };
+        if !self.warned && since.elapsed() >= OUTAGE_WARNED_AFTER {
+            self.warned = true;
+            tracing::warn!(%node_id, address, reason, "still cannot send raft messages");
+        }
+    }
+}
+
 impl Link {
     /// Runs until it is cancelled.
     pub async fn run(mut self) {
         let mut backoff = BACKOFF_MIN;
-        let mut warned = false;
+        let mut outage = Outage::default();
         while let Some(address) = self.wait_for_work().await {
             let cancel = self.cancel.clone();
             let end = tokio::select! {
-                end = self.stream(&address, &mut warned) => end,
+                end = self.stream(&address, &mut outage) => end,
                 () = cancel.cancelled() => return,
             };
             let reason = match end {
@@ -66,10 +92,7 @@ impl Link {
             if !self.peer.unreachable.swap(true, Ordering::AcqRel) {
                 backoff = BACKOFF_MIN;
             }
-            // Once for every outage, however many attempts it takes.
-            if !std::mem::replace(&mut warned, true) {
-                tracing::warn!(node_id = %self.to, address, reason, "cannot send raft messages");
-            }
+            outage.tell(self.to, &address, &reason);
             // Raft has long made newer ones by the time the node is back.
             let lost = self.peer.queue.clear() as u64;
             Metrics::get().dropped.with_label_values(&[dropped::UNREACHABLE]).inc_by(lost);
@@ -112,7 +135,7 @@ impl Link {
     }
 
     /// Connects and sends until something is in the way.
-    async fn stream(&mut self, address: &str, warned: &mut bool) -> End {
+    async fn stream(&mut self, address: &str, outage: &mut Outage) -> End {
         let endpoint = match grpc::endpoint(address) {
             Ok(endpoint) => endpoint,
             Err(error) => return End::Failed(error.to_string()),
@@ -124,7 +147,7 @@ impl Link {
         let metrics = Metrics::get();
         metrics.connects.inc();
         let connected = Connected::new(&self.peer);
-        if std::mem::take(warned) {
+        if std::mem::take(outage).since.is_some() {
             tracing::info!(node_id = %self.to, address, "raft messages can be sent again");
         }
         let frames = frames(Arc::clone(&self.peer), self.identity, self.to);
