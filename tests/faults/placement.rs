@@ -97,3 +97,33 @@ async fn reads_go_on_and_writes_wait_while_all_of_placement_is_down() -> Result<
     println!("{:?}", judgement.verify(&client).await?);
     cluster.finish(PEER_LOST).await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_restart_while_placement_is_down_find_each_other() -> Result<()> {
+    let mut cluster = Processes::start(Shape::default()).await?;
+    cluster.replicated().await?;
+    let client = cluster.client().await?;
+    let version = client.put("known", "v").await?;
+    for member in &mut cluster.placement {
+        member.kill()?;
+    }
+    // One alone has no quorum: the other two must find each other, or the third.
+    for node in &mut cluster.nodes[..2] {
+        node.kill()?;
+    }
+    for node in &mut cluster.nodes[..2] {
+        node.start()?;
+    }
+    let begun = Instant::now();
+    let found = wait::until("reads resume", PATIENCE, async || {
+        client.get("known").await?.context("it was acknowledged")
+    });
+    ensure!(found.await?.version == version);
+    println!("reads resumed after {:?}", begun.elapsed());
+    for member in &mut cluster.placement {
+        member.start()?;
+    }
+    cluster.ready().await?;
+    client.put("known", "w").await?;
+    cluster.finish(PEER_LOST).await
+}

@@ -3,8 +3,11 @@
 use super::{OpenLog, StartError};
 use crate::raft_log::{CachedLog, RaftLog};
 use crate::settings::Settings;
+use crate::transport::known_addresses;
 use rangedb_engine::Engine;
 use rangedb_service::DataDir;
+use rangedb_types::NodeId;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// The newest format of a data folder that this program reads and writes.
@@ -21,6 +24,8 @@ pub(super) struct Opened {
     pub data_dir: Arc<DataDir>,
     pub engine: Arc<dyn Engine>,
     pub log: Arc<dyn RaftLog>,
+    /// Where the other nodes were when this one last heard of them.
+    pub addresses: HashMap<NodeId, String>,
 }
 
 /// Opens the folder, the engine and the Raft log.
@@ -41,7 +46,8 @@ fn open_blocking(settings: &Settings, open_log: OpenLog) -> Result<Opened, Start
         .map_err(|source| StartError::Engine { path: path.display().to_string(), source })?;
     let log = open_log(&data_dir.join(LOG_DIR), &settings.raft_log)?;
     let log = Arc::new(CachedLog::new(log, settings.raft_log.cache_bytes.0));
-    Ok(Opened { data_dir, engine, log })
+    let addresses = known_addresses::load(data_dir.path());
+    Ok(Opened { data_dir, engine, log, addresses })
 }
 
 impl Opened {

@@ -12,7 +12,7 @@ use crate::snapshot::{self, SnapshotInbox, SnapshotOptions, SnapshotWorker};
 use crate::split::Splitter;
 use crate::store::{Store, StoreOptions};
 use crate::transport::{
-    AddressBook, Identity, Outbox, RaftTransportService, raft_transport_service,
+    AddressBook, Identity, Outbox, RaftTransportService, known_addresses, raft_transport_service,
 };
 use crate::write::{self, Writer};
 use rangedb_placement_client::TimestampClient;
@@ -61,6 +61,7 @@ pub(super) struct Running {
 /// What carries Raft between nodes.
 struct Links {
     identity: Identity,
+    addresses: Arc<AddressBook>,
     outbox: Arc<Outbox>,
     snapshots: Arc<SnapshotWorker>,
 }
@@ -101,6 +102,11 @@ pub(super) async fn bring_up(
         requests.clone(),
         requests_stop.clone(),
     );
+    background.spawn(known_addresses::keep(
+        &links.addresses,
+        opened.data_dir.path().to_owned(),
+        background_stop.clone(),
+    ));
     background.spawn(tidy(Arc::clone(&states), store.clone(), background_stop.clone()));
 
     let (reporter, health_service) = tonic_health::server::health_reporter();
@@ -186,18 +192,19 @@ fn links(context: &Context, opened: &Opened) -> Result<Links, StartError> {
         node_id: opened.data_dir.node_id().expect("the caller waited for it"),
     };
     let addresses = Arc::new(AddressBook::new());
+    addresses.set(opened.addresses.clone());
     let runtime = Handle::current();
     let settings = &context.settings.transport;
     let outbox = Outbox::new(identity, settings, Arc::clone(&addresses), runtime.clone());
     let options = SnapshotOptions {
         identity,
         engine: Arc::clone(&opened.engine),
-        addresses,
+        addresses: Arc::clone(&addresses),
         settings: context.settings.snapshots.clone(),
         runtime,
     };
     let snapshots = SnapshotWorker::start(options).map_err(StartError::Thread)?;
-    Ok(Links { identity, outbox, snapshots })
+    Ok(Links { identity, addresses, outbox, snapshots })
 }
 
 /// Finishes interrupted snapshots, then loads and starts every replica.

@@ -4,6 +4,7 @@
 //! handshake that refuses nodes of other clusters. Must not know: what a message means.
 
 mod address_book;
+pub(crate) mod known_addresses;
 mod link;
 mod metrics;
 mod outbox;
