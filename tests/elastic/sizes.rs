@@ -1,0 +1,72 @@
+//! Ranges split because they grow, and merge because the sizes were raised, under constant writes.
+
+use anyhow::{Context as _, Result, ensure};
+use rangedb_client::Client;
+use rangedb_tests::logs::PEER_LOST;
+use rangedb_tests::workload::Plan;
+use rangedb_tests::{Processes, Shape, Workload, admin, seed, wait};
+use std::time::{Duration, Instant};
+
+/// How many ranges the load must come to at the smallest split size.
+const RANGES_MANY: usize = 10;
+/// How few must be left after the sizes were raised.
+const RANGES_FEW: usize = 5;
+const LIMIT: Duration = Duration::from_secs(60);
+/// The longest time a client may wait for one operation, with all its attempts.
+const OPERATION_LIMIT: Duration = Duration::from_secs(5);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ranges_split_and_merge_under_load() -> Result<()> {
+    let cluster = Processes::start(Shape::default()).await?;
+    cluster.replicated().await?;
+    let client = cluster.client().await?;
+    admin::set_config(&client, "range_merge_size", "0B").await?;
+    admin::set_config(&client, "range_split_size", "1MiB").await?;
+    let plan = Plan { keys_per_writer: 800, value_bytes: 4096, ..Plan::new(seed()) };
+    let workload = Workload::start(&cluster.endpoints(), plan).await?;
+    let begun = Instant::now();
+
+    let many = ranges_are(&client, |count| count >= RANGES_MANY).await?;
+    println!("{many} ranges after {:?}", begun.elapsed());
+    let raised = Instant::now();
+    admin::set_config(&client, "range_split_size", "1GiB").await?;
+    admin::set_config(&client, "range_merge_size", "512MiB").await?;
+    let few = ranges_are(&client, |count| count <= RANGES_FEW).await?;
+    println!("{few} ranges {:?} after the sizes were raised", raised.elapsed());
+
+    let end = Instant::now();
+    let slowest = workload.latencies(begun, end).last().copied().unwrap_or_default();
+    let pause = workload.longest_pause(begun, end);
+    let acknowledged = workload.acknowledged();
+    println!("{acknowledged} writes, the slowest took {slowest:?}, longest pause {pause:?}");
+    let judged = workload.stop().await?.verify(&client).await?;
+    println!("{judged:?}");
+    whole(&client).await?;
+    admin::consistent(&client).await?;
+    ensure!(judged.refused == 0, "{} writes failed in spite of retries", judged.refused);
+    ensure!(slowest <= OPERATION_LIMIT, "a write took {slowest:?}");
+    cluster.finish(PEER_LOST).await
+}
+
+/// Waits until there is such a number of ranges.
+async fn ranges_are(client: &Client, wanted: impl Fn(usize) -> bool) -> Result<usize> {
+    wait::until("the ranges have split or merged", LIMIT, async || {
+        let count = admin::ranges(client).await?.len();
+        ensure!(wanted(count), "{count} ranges");
+        Ok(count)
+    })
+    .await
+}
+
+/// The ranges follow each other from the first key to the last, without gap or overlap.
+async fn whole(client: &Client) -> Result<()> {
+    wait::until("the ranges join without gap or overlap", LIMIT, async || {
+        let ranges = admin::ranges(client).await?;
+        let (first, last) = (ranges.first().context("none")?, ranges.last().context("none")?);
+        ensure!(first.start.is_empty() && last.end.is_empty(), "the ends are open: {ranges:?}");
+        let joined = ranges.windows(2).all(|pair| pair[0].end == pair[1].start);
+        ensure!(joined, "a gap or an overlap: {ranges:?}");
+        Ok(())
+    })
+    .await
+}
