@@ -5,6 +5,7 @@
 # alternating rounds.
 #   RANGEDB_BENCH_ROUNDS=3 RANGEDB_BENCH_SECONDS=5 RANGEDB_BENCH_CLIENTS="1 64 256"
 #   RANGEDB_BENCH_VALUE=256 RANGEDB_BENCH_DIR=<a folder that is emptied>
+#   RANGEDB_BENCH_SPLIT_BY_LOAD=no|yes
 set -euo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
 # shellcheck source=deploy/lib.sh
@@ -14,6 +15,7 @@ rounds=${RANGEDB_BENCH_ROUNDS:-3}
 seconds=${RANGEDB_BENCH_SECONDS:-5}
 client_counts=${RANGEDB_BENCH_CLIENTS:-1 64 256}
 value_bytes=${RANGEDB_BENCH_VALUE:-256}
+split_by_load=${RANGEDB_BENCH_SPLIT_BY_LOAD:-no}
 work=${RANGEDB_BENCH_DIR:-$repository/data/bench}
 export RANGEDB_CLUSTER_DIR=$work/rangedb
 export RANGEDB_CLUSTER_PORT_OFFSET=${RANGEDB_CLUSTER_PORT_OFFSET:-12000}
@@ -102,6 +104,13 @@ find_etcd || with_etcd=no
 trap stop_all EXIT
 "$here/cluster.sh" start >&2
 gateways=$("$here/cluster.sh" addresses gateway)
+# One range, as etcd has one group of members. Splits by load spread it over the nodes, which pays
+# where each has processors and a disk of its own, and costs here, where all share them.
+if [ "$split_by_load" = no ]; then
+    for setting in range_split_requests_per_second=0 range_split_bytes_per_second=0B; do
+        cli --endpoints "$gateways" admin config set "${setting%%=*}" "${setting#*=}" >/dev/null
+    done
+fi
 [ "$with_etcd" = no ] || start_etcd
 
 # Every key is written once, so that reads find it and their rounds need not write.
@@ -125,7 +134,7 @@ done
 # --- the table ------------------------------------------------------------------------------------
 echo
 echo "$(nproc) cores for servers and clients; replication 3, fsync before acknowledgement; $value_bytes B values;"
-echo "medians of $rounds rounds of $seconds s; ops/s, p50 and p99 in ms; ratio to etcd's unary calls"
+echo "splits by load: $split_by_load; medians of $rounds rounds of $seconds s; ops/s, p50 and p99 in ms; ratio to etcd's unary calls"
 echo
 awk -F '\t' '
 function median(list,   n, i, j, t, v) {
