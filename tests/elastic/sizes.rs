@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 /// How many ranges the load must come to at the smallest split size.
 const RANGES_MANY: usize = 20;
+/// How many there must be before nodes are killed.
+const RANGES_TORN: usize = 6;
 /// How few must be left after the sizes were raised.
 const RANGES_FEW: usize = 3;
 const LIMIT: Duration = Duration::from_secs(60);
@@ -61,6 +63,7 @@ async fn nodes_are_killed_while_ranges_split_and_merge() -> Result<()> {
     let mut random = StdRng::seed_from_u64(seed);
     let plan = Plan { keys_per_writer: 800, value_bytes: 4096, ..Plan::new(seed) };
     let workload = Workload::start(&cluster.endpoints(), plan).await?;
+    ranges_are(&client, |count| count >= RANGES_TORN).await?;
     let rounds = rounds(4);
     for round in 0..rounds {
         if round == rounds / 2 {
