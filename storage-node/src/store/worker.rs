@@ -358,6 +358,13 @@ impl Worker {
             hosted.stop();
         }
         // Whoever else waits in the inbox is answered by its reply being dropped.
+    }
+}
+
+impl Drop for Worker {
+    /// However this thread ends, its apply thread ends too: nobody else would tell it.
+    fn drop(&mut self) {
+        // It may have ended already.
         let _ = self.appliers.send(ApplyTask::Stop);
     }
 }
