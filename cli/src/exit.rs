@@ -6,7 +6,6 @@
 use rangedb_proto::error::detail_of;
 use rangedb_proto::v1::RetryAdvice;
 use rangedb_proto::v1::error_detail::Kind;
-use std::process::ExitCode;
 use tonic::{Code, Status};
 
 /// Why a command ended, as a number.
@@ -68,13 +67,13 @@ impl Failure {
         Self::new(exit_of(status, effect), describe(status))
     }
 
-    /// Says why on stderr, and gives the code for `main`.
+    /// Says why on stderr, and gives the code for the end of the process.
     #[must_use]
-    pub fn report(&self) -> ExitCode {
+    pub fn report(&self) -> u8 {
         if !self.message.is_empty() {
             eprintln!("rangedb-cli: {}", self.message);
         }
-        ExitCode::from(self.exit as u8)
+        self.exit as u8
     }
 }
 

@@ -4,7 +4,6 @@ use clap::Parser;
 use rangedb_gateway::{Settings, start};
 use rangedb_service::{CommonArgs, logging, process, settings, shutdown};
 use serde::Serialize;
-use std::process::ExitCode;
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -35,7 +34,11 @@ struct Args {
     placement: Vec<String>,
 }
 
-fn main() -> ExitCode {
+fn main() {
+    process::end(serve())
+}
+
+fn serve() -> u8 {
     let args = Args::parse();
     let settings: Settings = match settings::load(args.common.config.as_deref(), &args) {
         Ok(settings) => settings,
@@ -45,10 +48,13 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return process::failed(&error),
     };
-    runtime.block_on(run(settings))
+    let code = runtime.block_on(run(settings));
+    // Whatever still hangs in a system call must not keep the process.
+    runtime.shutdown_background();
+    code
 }
 
-async fn run(settings: Settings) -> ExitCode {
+async fn run(settings: Settings) -> u8 {
     let log = settings.log.clone();
     let _logging = match logging::init_from(&log) {
         Ok(guard) => guard,
@@ -67,7 +73,7 @@ async fn run(settings: Settings) -> ExitCode {
         tracing::warn!(%error, "shutdown was not clean");
     }
     match reason {
-        None => ExitCode::SUCCESS,
+        None => process::EXIT_CODE_DONE,
         Some(reason) => process::fatal(&reason),
     }
 }

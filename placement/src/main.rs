@@ -5,7 +5,6 @@ use rangedb_placement::Settings;
 use rangedb_service::{CommonArgs, logging, process, settings, shutdown};
 use serde::Serialize;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::Duration;
 
 #[global_allocator]
@@ -47,7 +46,11 @@ struct Args {
     common: CommonArgs,
 }
 
-fn main() -> ExitCode {
+fn main() {
+    process::end(serve())
+}
+
+fn serve() -> u8 {
     let args = Args::parse();
     let loaded: Result<Settings, _> = settings::load(args.common.config.as_deref(), &args);
     let settings = match loaded {
@@ -60,18 +63,18 @@ fn main() -> ExitCode {
     };
     let code = runtime.block_on(run(settings));
     // Whatever still hangs in a system call must not keep the process.
-    runtime.shutdown_timeout(Duration::from_millis(100));
+    runtime.shutdown_background();
     code
 }
 
-async fn run(settings: Settings) -> ExitCode {
+async fn run(settings: Settings) -> u8 {
     let _logging = match logging::init_from(&settings.log) {
         Ok(guard) => guard,
         Err(error) => return process::failed(&error),
     };
     let stop = shutdown::signals();
     let started = tokio::select! {
-        () = stop.cancelled() => return ExitCode::SUCCESS,
+        () = stop.cancelled() => return process::EXIT_CODE_DONE,
         started = rangedb_placement::start(settings) => started,
     };
     let server = match started {
@@ -89,6 +92,6 @@ async fn run(settings: Settings) -> ExitCode {
     }
     match failure {
         Some(failure) => process::failed(&failure),
-        None => ExitCode::SUCCESS,
+        None => process::EXIT_CODE_DONE,
     }
 }

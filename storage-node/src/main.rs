@@ -5,7 +5,6 @@ use rangedb_service::{CommonArgs, logging, process, settings, shutdown};
 use rangedb_storage_node::{Settings, start};
 use serde::Serialize;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -49,7 +48,11 @@ struct Args {
     common: CommonArgs,
 }
 
-fn main() -> ExitCode {
+fn main() {
+    process::end(serve())
+}
+
+fn serve() -> u8 {
     let args = Args::parse();
     let settings: Settings = match settings::load(args.common.config.as_deref(), &args) {
         Ok(settings) => settings,
@@ -59,10 +62,13 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return process::failed(&error),
     };
-    runtime.block_on(run(settings))
+    let code = runtime.block_on(run(settings));
+    // Whatever still hangs in a system call must not keep the process.
+    runtime.shutdown_background();
+    code
 }
 
-async fn run(settings: Settings) -> ExitCode {
+async fn run(settings: Settings) -> u8 {
     let _logging = match logging::init_from(&settings.log) {
         Ok(guard) => guard,
         Err(error) => return process::failed(&error),
@@ -79,7 +85,7 @@ async fn run(settings: Settings) -> ExitCode {
     let stopped = server.shutdown().await;
     match (reason, stopped) {
         (Some(reason), _) => process::fatal(&reason),
-        (None, Ok(())) => ExitCode::SUCCESS,
+        (None, Ok(())) => process::EXIT_CODE_DONE,
         (None, Err(error)) => process::failed(&error),
     }
 }

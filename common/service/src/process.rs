@@ -1,8 +1,10 @@
 //! The process as its operator sees it. Owns: its name and its last words. Must not know: why it
 //! ends.
 
-use std::process::ExitCode;
+use std::io::Write as _;
 
+/// The exit code of a server that was told to stop.
+pub const EXIT_CODE_DONE: u8 = 0;
 /// The exit code of a server that could not start or had to stop by itself.
 pub const EXIT_CODE_FAILED: u8 = 1;
 
@@ -17,11 +19,20 @@ pub fn program_name() -> String {
     }
 }
 
-/// Says in one line on stderr why the process ends, and gives the exit code for `main`.
+/// Says in one line on stderr why the process ends, and gives the exit code for [`end`].
 #[must_use]
-pub fn failed(error: &dyn std::error::Error) -> ExitCode {
+pub fn failed(error: &dyn std::error::Error) -> u8 {
     eprintln!("{}: {}", program_name(), crate::text::chain(error));
-    ExitCode::from(EXIT_CODE_FAILED)
+    EXIT_CODE_FAILED
+}
+
+/// Ends the process at once, without the exit handlers of C and C++: RocksDB's destroy what its
+/// threads still use, and the process would die of that with a signal. Everything that must be kept
+/// was synced before it was acknowledged, so no handler has anything left to save.
+pub fn end(code: u8) -> ! {
+    // Where both are closed there is nobody to tell.
+    let _told = std::io::stdout().flush().and_then(|()| std::io::stderr().flush());
+    signal_hook::low_level::exit(i32::from(code))
 }
 
 /// Ends the process at once, with one line on stderr: for damage that must not be served from,
@@ -29,7 +40,7 @@ pub fn failed(error: &dyn std::error::Error) -> ExitCode {
 pub fn fatal(reason: &str) -> ! {
     tracing::error!(reason, "fatal, the process ends");
     eprintln!("{}: {}", program_name(), crate::text::one_line(reason));
-    std::process::exit(i32::from(EXIT_CODE_FAILED))
+    end(EXIT_CODE_FAILED)
 }
 
 /// The runtime of a server. `threads` of 0 means half of the machine's processors: fewer threads hand

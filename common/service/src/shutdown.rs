@@ -4,7 +4,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// The exit code of a process that was told twice to stop.
-pub const EXIT_CODE_FORCED: i32 = 130;
+pub const EXIT_CODE_FORCED: u8 = 130;
 
 /// A token that the first SIGTERM or SIGINT cancels; the second ends the process at once. Must be
 /// called on a tokio runtime, once, by `main`; the task behind it lives as long as the process.
@@ -29,7 +29,7 @@ pub fn signals() -> CancellationToken {
         cancelled.cancel();
         let name = next().await;
         tracing::warn!(signal = name, "told twice to stop, leaving at once");
-        std::process::exit(EXIT_CODE_FORCED);
+        crate::process::end(EXIT_CODE_FORCED);
     });
     token
 }
