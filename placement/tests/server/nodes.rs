@@ -99,9 +99,12 @@ async fn the_first_range_is_made_once_however_many_nodes_come_at_once() {
         status(&client).await.pending.iter().all(|pending| !pending.why.contains("no leader"))
     })
     .await;
-    // Two may have been on their way.
-    while nodes[chosen].gets(QUIET, |c| bootstrap_of(c).is_some()).await {}
-    assert!(!nodes[chosen].gets(2 * QUIET, |c| bootstrap_of(c).is_some()).await);
+    // A few may have been on their way.
+    let mut late = 0;
+    while nodes[chosen].gets(2 * QUIET, |c| bootstrap_of(c).is_some()).await {
+        late += 1;
+        assert!(late < 4, "it is told again and again although its beat shows the range");
+    }
     quorum.stop().await;
 }
 

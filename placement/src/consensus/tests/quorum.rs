@@ -7,6 +7,7 @@ use crate::consensus::{
 };
 use crate::state::{Command, Response, State};
 use crate::tso::{TimestampError, TimestampService};
+use rangedb_service::data_dir::DataDirError;
 use rangedb_service::{DataDir, grpc};
 use rangedb_types::{PlacementId, SystemClock, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -92,7 +93,15 @@ impl Quorum {
         peers: BTreeMap<PlacementId, String>,
     ) -> Result<(), StartError> {
         let address = self.addresses[&PlacementId(id)].clone();
-        let data_dir = Arc::new(DataDir::open(self.path(id), "placement", 1).unwrap());
+        // openraft's own tasks end on their own time after a stop, and hold the lock until then; the
+        // end of a process would take them along.
+        let opened = until("the folder's lock is free", || {
+            match DataDir::open(self.path(id), "placement", 1) {
+                Err(DataDirError::InUse { .. }) => None,
+                opened => Some(opened.unwrap()),
+            }
+        });
+        let data_dir = Arc::new(opened.await);
         let cancel = CancellationToken::new();
         let consensus = Consensus::start(Options {
             id: PlacementId(id),
