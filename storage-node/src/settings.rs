@@ -32,6 +32,9 @@ pub struct Settings {
     pub locality: String,
     /// `rocksdb`, `btree` or `memory`.
     pub engine: String,
+    /// How much of the disk the node may fill, for disks that are shared; 0: all of it. Near the
+    /// limit the node gets no more replicas, and gives some away; writes go on until the disk is full.
+    pub disk_capacity: Bytes,
     /// Memory for blocks of data read from disk.
     pub block_cache: Bytes,
     /// Memory for writes of one family before they go to files, and of all families together.
@@ -70,6 +73,7 @@ impl Default for Settings {
             placement: vec!["127.0.0.1:8281".to_owned()],
             locality: String::new(),
             engine: EngineKind::default().to_string(),
+            disk_capacity: Bytes(0),
             block_cache: Bytes(engine.block_cache_bytes),
             write_buffer: Bytes(engine.write_buffer_bytes),
             write_buffer_total: Bytes(engine.write_buffer_total_bytes),

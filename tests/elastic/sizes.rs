@@ -89,7 +89,7 @@ async fn nodes_are_killed_while_ranges_split_and_merge() -> Result<()> {
 }
 
 /// Waits until there is such a number of ranges.
-async fn ranges_are(client: &Client, wanted: impl Fn(usize) -> bool) -> Result<usize> {
+pub(crate) async fn ranges_are(client: &Client, wanted: impl Fn(usize) -> bool) -> Result<usize> {
     wait::until("the ranges have split or merged", LIMIT, async || {
         let count = admin::ranges(client).await?.len();
         ensure!(wanted(count), "{count} ranges");
@@ -99,7 +99,7 @@ async fn ranges_are(client: &Client, wanted: impl Fn(usize) -> bool) -> Result<u
 }
 
 /// The ranges follow each other from the first key to the last, without gap or overlap.
-async fn whole(client: &Client) -> Result<()> {
+pub(crate) async fn whole(client: &Client) -> Result<()> {
     wait::until("the ranges join without gap or overlap", LIMIT, async || {
         let ranges = admin::ranges(client).await?;
         let (first, last) = (ranges.first().context("none")?, ranges.last().context("none")?);

@@ -5,6 +5,7 @@ use crate::logs::Threshold;
 use crate::{admin, logs, ports, wait};
 use anyhow::{Context as _, Result, bail, ensure};
 use rangedb_client::Client;
+use rangedb_service::settings::Bytes;
 use rangedb_storage_node::OpenLog;
 use rangedb_storage_node::raft_log::fault::{FaultFileSystem, Unsynced};
 use rangedb_storage_node::raft_log::{EngineLog, FatalHook};
@@ -15,6 +16,9 @@ use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
 
 const READY_LIMIT: Duration = Duration::from_secs(60);
+/// What a storage node may fill: how full the disk of this machine is must not decide where replicas
+/// go.
+const DISK_SHARE: Bytes = Bytes(16 << 30);
 /// Where a storage node keeps its data engine, beside the Raft log.
 const ENGINE_FOLDER: &str = "engine";
 
@@ -96,6 +100,7 @@ impl InProcess {
             listen: ports::free_address()?,
             http_listen: "127.0.0.1:0".to_owned(),
             placement: self.placement_addresses(),
+            disk_capacity: DISK_SHARE,
             ..Default::default()
         };
         let mut node = Node { settings, disk: FaultFileSystem::new(), server: None };

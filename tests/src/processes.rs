@@ -14,6 +14,10 @@ pub const READY_LIMIT: Duration = Duration::from_secs(60);
 /// A clean stop takes at most ten seconds by promise; a busy machine gets a little more.
 pub const STOP_LIMIT: Duration = Duration::from_secs(15);
 
+/// What a storage node may fill, as a line of its settings: how full the disk of this machine is
+/// must not decide where replicas go.
+const DISK_SHARE: &str = "disk_capacity = \"16GiB\"";
+
 /// What kind of process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -172,7 +176,8 @@ impl Processes {
     pub fn prepare(shape: &Shape) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("rangedb-test-").tempdir()?;
         let node_settings = folder.path().join("node.toml");
-        std::fs::write(&node_settings, &shape.node_settings)?;
+        let settings = format!("{DISK_SHARE}\n{}", shape.node_settings);
+        std::fs::write(&node_settings, settings)?;
         let mut cluster = Self {
             folder: Some(folder),
             placement: Vec::new(),

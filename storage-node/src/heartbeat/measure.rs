@@ -18,6 +18,8 @@ pub struct Measures {
     states: Arc<RangeStates>,
     /// The data folder, for the size of its disk.
     path: PathBuf,
+    /// How much of the disk is the node's; 0: all of it.
+    disk_capacity: u64,
     before: Mutex<HashMap<RangeId, (Totals, Instant)>>,
 }
 
@@ -50,6 +52,25 @@ pub struct Measured {
     pub rates: HashMap<RangeId, Rates>,
 }
 
+/// What a disk holds, whoever put it there, and what more may be put there.
+#[derive(Clone, Copy)]
+struct Disk {
+    taken: u64,
+    available: u64,
+}
+
+impl Disk {
+    /// Capacity and what is left of it, for a node that holds `used` bytes and may hold `limit`; 0: no
+    /// limit. What the file system keeps back for its administrator is no part of either.
+    fn share(self, limit: u64, used: u64) -> (u64, u64) {
+        let capacity = self.taken.saturating_add(self.available);
+        if limit == 0 || limit >= capacity {
+            return (capacity, self.available);
+        }
+        (limit, limit.saturating_sub(used).min(self.available))
+    }
+}
+
 impl Measures {
     #[must_use]
     pub fn new(
@@ -57,8 +78,9 @@ impl Measures {
         log: Arc<dyn RaftLog>,
         states: Arc<RangeStates>,
         path: PathBuf,
+        disk_capacity: u64,
     ) -> Self {
-        Self { engine, log, states, path, before: Mutex::default() }
+        Self { engine, log, states, path, disk_capacity, before: Mutex::default() }
     }
 
     /// Measures now. Blocks.
@@ -77,8 +99,13 @@ impl Measures {
         };
         match rustix::fs::statvfs(&self.path) {
             Ok(disk) => {
-                measured.capacity_bytes = disk.f_blocks * disk.f_frsize;
-                measured.available_bytes = disk.f_bavail * disk.f_frsize;
+                let blocks = |count: u64| count.saturating_mul(disk.f_frsize);
+                let disk = Disk {
+                    taken: blocks(disk.f_blocks.saturating_sub(disk.f_bfree)),
+                    available: blocks(disk.f_bavail),
+                };
+                (measured.capacity_bytes, measured.available_bytes) =
+                    disk.share(self.disk_capacity, measured.used_bytes);
             }
             Err(error) => tracing::warn!(%error, "the size of the disk cannot be read"),
         }
@@ -88,6 +115,7 @@ impl Measures {
         metrics::DISK.with_label_values(&["capacity"]).set(gauge(measured.capacity_bytes));
         measured
     }
+
     fn rates(&self, ranges: &[Subject]) -> HashMap<RangeId, Rates> {
         let now = Instant::now();
         let mut before = self.before.lock();
@@ -113,5 +141,20 @@ impl Measures {
         }
         *before = after;
         rates
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_has_the_disk_or_its_share_of_it() {
+        let disk = Disk { taken: 70, available: 20 };
+        assert_eq!(disk.share(0, 5), (90, 20), "all of it");
+        assert_eq!(disk.share(1_000, 5), (90, 20), "more than there is");
+        assert_eq!(disk.share(30, 18), (30, 12));
+        assert_eq!(disk.share(30, 5), (30, 20), "others have taken the rest");
+        assert_eq!(disk.share(30, 40), (30, 0));
     }
 }

@@ -226,7 +226,13 @@ impl Fixture {
                 settings: watch::Sender::default(),
                 addresses: Box::new(move |all| *sink.lock() = all),
             },
-            Measures::new(engine.unwrap(), Arc::new(NoLog), Arc::default(), dir.path().to_owned()),
+            Measures::new(
+                engine.unwrap(),
+                Arc::new(NoLog),
+                Arc::default(),
+                dir.path().to_owned(),
+                0,
+            ),
             registered_sender,
             cancel.clone(),
         );

@@ -262,6 +262,7 @@ fn link_to_placement(
         Arc::clone(&opened.log),
         states,
         opened.data_dir.path().to_owned(),
+        context.settings.disk_capacity.0,
     );
     Heartbeat::new(context.link(opened), orders, measures, registered, stop)
 }
