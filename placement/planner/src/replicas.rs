@@ -51,7 +51,9 @@ pub(crate) fn settle(planning: &mut Planning<'_>, index: usize) {
     let goal = Goal::of(range, &members, planning);
     let mut settling = Settling { planning, index, range, members, goal };
     settling.tell_shortage();
-    let _ = settling.promote()
+    // One more voter beside a lost one survives no more failures; one in its place does.
+    let _ = settling.has_lost_voters() && settling.swap()
+        || settling.promote()
         || settling.swap()
         || settling.shed()
         || settling.grow()
@@ -112,6 +114,16 @@ impl Settling<'_, '_> {
 
     fn victims(&self) -> Vec<Replica> {
         self.planning.victims.get(&self.index).cloned().unwrap_or_default()
+    }
+
+    fn voting_victims(&self) -> Vec<Replica> {
+        let mut victims = self.victims();
+        victims.retain(|victim| victim.role == ReplicaRole::Voter);
+        victims
+    }
+
+    fn has_lost_voters(&self) -> bool {
+        self.members.voters.iter().any(|voter| self.planning.cluster.is_lost(voter.node_id))
     }
 
     /// Learners that may get a vote.
@@ -189,8 +201,7 @@ impl Settling<'_, '_> {
     /// Puts learners that have caught up in the place of voters that are to go.
     fn swap(&mut self) -> bool {
         let mut ready = self.ready();
-        let mut demote: Vec<_> =
-            self.victims().into_iter().filter(|victim| victim.role == ReplicaRole::Voter).collect();
+        let mut demote = self.voting_victims();
         if demote.is_empty() {
             let lost = |voter: &&Replica| self.planning.cluster.is_lost(voter.node_id);
             demote = self.members.voters.iter().filter(lost).copied().collect();
@@ -199,15 +210,12 @@ impl Settling<'_, '_> {
         if count == 0 {
             return false;
         }
-        ready.truncate(count);
-        demote.truncate(count);
-        if let Some(done) = self.hand_over(&demote) {
-            if done || self.members.voters.len() > 1 {
-                return done;
-            }
-            // The only voter cannot hand over to anybody before there is a second one.
-            demote.clear();
+        let Some(demote) = self.demotable(demote, count) else { return true };
+        if demote.is_empty() && self.members.voters.len() > 1 {
+            return false;
         }
+        // The only voter cannot hand over to anybody before there is a second one.
+        ready.truncate(demote.len().max(1));
         let why = self.why_replace(&demote);
         self.change_voters(ready, demote, why)
     }
@@ -226,21 +234,30 @@ impl Settling<'_, '_> {
         }
     }
 
-    /// If the leader is among those who lose their vote: true once it was asked to hand over, false
-    /// if it cannot.
-    fn hand_over(&mut self, demote: &[Replica]) -> Option<bool> {
-        let leader = demote.iter().find(|voter| Some(voter.node_id) == self.range.leader)?;
-        let node_id = leader.node_id;
-        if let Some(to) = best_leader(&self.planning.cluster, self.range, demote) {
-            let why = format!("the replica on node {node_id} is to go, and leads");
-            self.planning.ask_transfer(self.index, to, why);
-            return Some(true);
+    /// At most `most` of those that are to go, who can lose their vote now; `None` if the leader is
+    /// the next of them and was asked to hand over.
+    fn demotable(&mut self, mut victims: Vec<Replica>, most: usize) -> Option<Vec<Replica>> {
+        let leads = |voter: &&Replica| Some(voter.node_id) == self.range.leader;
+        if let Some(leader) = victims.iter().take(most).find(leads).copied() {
+            let node_id = leader.node_id;
+            if let Some(to) = best_leader(&self.planning.cluster, self.range, &victims) {
+                let why = format!("the replica on node {node_id} is to go, and leads");
+                self.planning.ask_transfer(self.index, to, why);
+                return None;
+            }
+            // Whoever takes the place of another one may be able to lead.
+            victims.retain(|victim| *victim != leader);
+            if victims.is_empty() {
+                let range_id = self.range.descriptor.range_id;
+                self.planning.explanation.wait(|| {
+                    format!(
+                        "range {range_id} cannot leave node {node_id}: no other voter could lead it"
+                    )
+                });
+            }
         }
-        let range_id = self.range.descriptor.range_id;
-        self.planning.explanation.wait(|| {
-            format!("range {range_id} cannot leave node {node_id}: no other voter could lead it")
-        });
-        Some(false)
+        victims.truncate(most);
+        Some(victims)
     }
 
     /// Takes votes from voters beyond the number wanted.
@@ -248,20 +265,16 @@ impl Settling<'_, '_> {
         let voters = self.members.voters.len();
         let wanted = self.planning.wanted();
         let surplus = voters.saturating_sub(wanted);
-        let mut demote: Vec<_> = self
-            .victims()
-            .into_iter()
-            .filter(|victim| victim.role == ReplicaRole::Voter)
-            .take(surplus)
-            .collect();
+        let victims = self.voting_victims();
+        if surplus == 0 || victims.is_empty() {
+            return false;
+        }
+        let Some(mut demote) = self.demotable(victims, surplus) else { return true };
         while !demote.is_empty() && !self.keeps_majority(&[], &demote) {
             demote.pop();
         }
         if demote.is_empty() {
             return false;
-        }
-        if let Some(done) = self.hand_over(&demote) {
-            return done;
         }
         let why = format!("it has {} and needs {wanted}", count_of(voters, "voter"));
         self.change_voters(Vec::new(), demote, why)

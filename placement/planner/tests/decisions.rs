@@ -216,3 +216,49 @@ fn surplus_voters_lose_their_vote_and_then_their_replica() {
     let next = step(nodes(), range(&[(1, Voter), (2, Voter)], &[1, 2]), 2);
     assert_eq!(next, None, "an even factor is obeyed");
 }
+
+/// A leader on a draining node among others on draining nodes: none of them could take the lead, and
+/// the range stayed there for ever. Found by the simulation.
+#[test]
+fn a_leader_that_no_victim_could_follow_lets_the_others_go_first() {
+    let mut nodes: Vec<_> = (1..=6).map(node).collect();
+    nodes[0].draining = true;
+    nodes[1].draining = true;
+    nodes[2].liveness = Liveness::Down;
+    let replicas = [(1, Voter), (2, Voter), (3, Voter), (4, Learner), (5, Learner), (6, Learner)];
+    let next = step(nodes, range(&replicas, &[1, 2, 4, 5, 6]), 3);
+    let Some(Step::ChangeVoters { promote, demote }) = next else {
+        panic!("two voters are due: {next:?}")
+    };
+    let on_nodes = |replicas: &[Replica]| -> Vec<_> {
+        replicas.iter().map(|replica| replica.node_id.get()).collect()
+    };
+    assert_eq!(on_nodes(&promote), [4, 5]);
+    assert_eq!(on_nodes(&demote), [3, 2]);
+}
+
+/// The same with one replica wanted: the leader was the first to go, and nothing went. Found by the simulation.
+#[test]
+fn a_leader_on_a_draining_node_waits_for_a_follower_that_can_lead() {
+    let mut nodes: Vec<_> = (1..=3).map(node).collect();
+    nodes[0].draining = true;
+    nodes[1].draining = true;
+    let replicas = [(1, Voter), (2, Voter), (3, Learner)];
+    let next = step(nodes, range(&replicas, &[1, 2, 3]), 1);
+    let demoted = Replica { role: Voter, ..learner(2) };
+    let swap = Step::ChangeVoters { promote: vec![learner(3)], demote: vec![demoted] };
+    assert_eq!(next, Some(swap));
+}
+
+/// Four voters, one of them lost, bear no other loss; three good ones do. Found by the
+/// simulation.
+#[test]
+fn a_learner_takes_the_place_of_a_lost_voter_before_it_adds_a_vote() {
+    let mut nodes: Vec<_> = (1..=5).map(node).collect();
+    nodes[2].liveness = Liveness::Down;
+    let replicas = [(1, Voter), (2, Voter), (3, Voter), (4, Learner), (5, Learner)];
+    let next = step(nodes, range(&replicas, &[1, 2, 4]), 4);
+    let demoted = Replica { role: Voter, ..learner(3) };
+    let swap = Step::ChangeVoters { promote: vec![learner(4)], demote: vec![demoted] };
+    assert_eq!(next, Some(swap));
+}
