@@ -1,5 +1,5 @@
 //! The planner against a simulated cluster, seeded: a failure names its seed, `RANGEDB_SIM_SEED`
-//! replays it, `RANGEDB_SIM_SEEDS` says how many there are.
+//! replays it, `RANGEDB_SIM_SEEDS` says how many there are, `RANGEDB_SIM_TRACE` prints every plan.
 
 mod carry_out;
 mod invariants;

@@ -1,11 +1,15 @@
 //! What happens to the cluster from outside.
 
 use crate::carry_out::majority;
-use crate::world::{DISK_BYTES, World};
+use crate::world::{DELAY_ROUNDS, DISK_BYTES, World};
 use rangedb_types::{NodeId, Random as _};
 
 /// From here on ranges do not grow any more.
 const RANGES_ENOUGH: usize = 80;
+/// So many nodes never die.
+const NODES_MIN: usize = 3;
+/// After so many rounds no command is on its way any more that was planned before.
+const DYING_ROUNDS: u64 = DELAY_ROUNDS + 2;
 
 impl World {
     fn any_node(&mut self) -> NodeId {
@@ -37,22 +41,36 @@ impl World {
             11..14 => self.resize(),
             _ => {}
         }
+        self.bury();
         self.come_back();
     }
 
-    /// Dies for good, unless that takes a majority from some range, or too many nodes.
-    pub fn kill(&mut self, node_id: NodeId) {
-        let left = |world: &Self| world.nodes.values().filter(|node| !node.dead).count();
-        if left(self) <= 3 || !self.can_lose(node_id) {
-            return;
-        }
-        let round = self.round;
-        let node = self.nodes.get_mut(&node_id).expect("the caller chose a node there is");
-        node.dead = true;
-        node.away_since.get_or_insert(round);
+    /// Goes away, and will be dead for good when all that was planned before is done or lost: no
+    /// plan can provide against the death of a majority in the moment between a plan and its step.
+    fn kill(&mut self, node_id: NodeId) {
+        self.send_away(node_id);
+        self.nodes.get_mut(&node_id).expect("the caller chose a node there is").dying = true;
     }
 
-    pub fn can_lose(&self, node_id: NodeId) -> bool {
+    /// Those that are dying die, unless that takes a majority from some range, or too many nodes.
+    fn bury(&mut self) {
+        let round = self.round;
+        let due: Vec<_> = self
+            .nodes
+            .values()
+            .filter(|node| node.dying)
+            .filter(|node| node.away_since.is_some_and(|since| since + DYING_ROUNDS <= round))
+            .map(|node| node.view.node_id)
+            .collect();
+        for node_id in due {
+            let left = self.nodes.values().filter(|node| !node.dead).count();
+            let dies = left > NODES_MIN && self.can_lose(node_id);
+            let node = self.nodes.get_mut(&node_id).expect("it was found among them");
+            (node.dying, node.dead) = (false, dies);
+        }
+    }
+
+    fn can_lose(&self, node_id: NodeId) -> bool {
         self.ranges.iter().all(|range| {
             majority(range, |replica| {
                 replica.node_id != node_id
@@ -72,7 +90,7 @@ impl World {
         let away: Vec<_> = self
             .nodes
             .values()
-            .filter(|node| node.away_since.is_some() && !node.dead)
+            .filter(|node| node.away_since.is_some() && !node.dead && !node.dying)
             .map(|node| node.view.node_id)
             .collect();
         for node_id in away {
@@ -86,6 +104,7 @@ impl World {
         let round = self.round;
         let node = self.nodes.get_mut(&node_id).expect("the caller chose a node there is");
         node.away_since = None;
+        node.dying = false;
         node.back_since = round;
     }
 

@@ -17,6 +17,8 @@ const SUSPECT_ROUNDS: u64 = 4;
 pub const DOWN_ROUNDS: u64 = 20;
 /// Rounds a node needs to catch up once it is back.
 const CATCH_UP_ROUNDS: u64 = 3;
+/// A command is late by less than so many rounds.
+pub const DELAY_ROUNDS: u64 = 4;
 pub const DISK_BYTES: u64 = 1 << 40;
 
 pub struct Node {
@@ -24,6 +26,8 @@ pub struct Node {
     /// The round since which it is away.
     pub away_since: Option<u64>,
     pub back_since: u64,
+    /// Dies if it can, once it was away long enough.
+    pub dying: bool,
     /// Never comes back.
     pub dead: bool,
     /// What else is on its disk.
@@ -79,6 +83,7 @@ pub struct World {
     /// Commands are lost, late and made from old views.
     pub storm: bool,
     pub sabotage: Sabotage,
+    traced: bool,
     old_view: Option<ClusterView>,
 }
 
@@ -99,6 +104,7 @@ impl World {
             merges: 0,
             storm: false,
             sabotage: Sabotage::None,
+            traced: std::env::var_os("RANGEDB_SIM_TRACE").is_some(),
             old_view: None,
         }
     }
@@ -111,7 +117,14 @@ impl World {
             available_bytes: DISK_BYTES,
             ..NodeView::new(node_id)
         };
-        let node = Node { view, away_since: None, back_since: 0, dead: false, other_bytes: 0 };
+        let node = Node {
+            view,
+            away_since: None,
+            back_since: 0,
+            dying: false,
+            dead: false,
+            other_bytes: 0,
+        };
         self.nodes.insert(node_id, node);
         node_id
     }
@@ -239,16 +252,32 @@ impl World {
         let stale = if self.storm && self.one_in(3) { self.old_view.take() } else { None };
         let (operators, explanation) =
             plan(stale.as_ref().unwrap_or(&view), &self.policy, self.seed);
+        self.tell(&operators, &explanation);
         self.old_view = Some(view);
         for operator in &operators {
             let is_sent = |(_, sent): &(u64, Operator)| sent.range_id == operator.range_id;
             if self.in_flight.iter().any(is_sent) || (self.storm && self.one_in(10)) {
                 continue;
             }
-            let delay = if self.storm { self.random.below(4) } else { 0 };
+            let delay = if self.storm { self.random.below(DELAY_ROUNDS) } else { 0 };
             self.in_flight.push((self.round + delay, operator.clone()));
         }
         (operators, explanation)
+    }
+
+    /// Prints what happens in this round, if `RANGEDB_SIM_TRACE` asks for it.
+    fn tell(&self, operators: &[Operator], explanation: &Explanation) {
+        if !self.traced {
+            return;
+        }
+        println!("round {}{}", self.round, if self.storm { ", storm" } else { "" });
+        for Operator { range_id, epoch, leader, step, why } in operators {
+            let (version, conf_version) = (epoch.version, epoch.conf_version);
+            println!("  {range_id} ({version}, {conf_version}) on {leader}: {step}, for {why}");
+        }
+        for why in explanation.pending() {
+            println!("  waits: {why}");
+        }
     }
 
     /// One round: plan, carry out what arrives, let time pass. Returns how many steps the plan had.
@@ -302,6 +331,16 @@ impl World {
             let leader = ready.get(self.random.below(ready.len() as u64) as usize).copied();
             self.ranges[index].leader = leader.filter(|_| can);
         }
+    }
+
+    /// True if some copy will come to its end, and the planner has to go on then.
+    pub fn is_filling(&self) -> bool {
+        self.ranges.iter().any(|range| {
+            range.leader.is_some_and(|leader| self.is_here(leader))
+                && range.descriptor.replicas.iter().any(|replica| {
+                    self.is_here(replica.node_id) && !range.filled.contains(&replica.replica_id)
+                })
+        })
     }
 
     /// Learners get their data while both ends are there.

@@ -3,7 +3,7 @@
 use super::Verdict;
 use crate::world::World;
 
-/// Rounds in a row without a step that count as rest.
+/// Rounds in a row without a step, and without a copy that is under way, that count as rest.
 const REST: usize = 8;
 const STILL: usize = 20;
 
@@ -13,7 +13,8 @@ pub fn converge(world: &mut World, rounds_max: usize) -> Result<usize, String> {
     for round in 0..rounds_max {
         let steps = world.step();
         super::always(world)?;
-        resting = if steps == 0 && world.in_flight.is_empty() { resting + 1 } else { 0 };
+        let rests = steps == 0 && world.in_flight.is_empty() && !world.is_filling();
+        resting = if rests { resting + 1 } else { 0 };
         if resting == REST {
             return Ok(round + 1 - REST);
         }
