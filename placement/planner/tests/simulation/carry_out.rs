@@ -3,6 +3,7 @@
 use crate::world::{Range, Sabotage, World};
 use rangedb_planner::{MergeIntent, Operator, SplitAt, Step};
 use rangedb_types::{RangeId, Replica, ReplicaId, ReplicaRole};
+use std::collections::BTreeMap;
 
 /// True if both halves of the configuration have a majority that is here and holds the data.
 pub fn has_quorum(world: &World, index: usize) -> bool {
@@ -22,12 +23,23 @@ pub fn majority(range: &Range, good: impl Fn(&Replica) -> bool) -> bool {
 }
 
 impl World {
-    fn index_of(&self, range_id: RangeId) -> Option<usize> {
-        self.ranges.iter().position(|range| range.descriptor.range_id == range_id)
+    /// Where each range stands among the others.
+    pub fn places(&self) -> BTreeMap<RangeId, usize> {
+        let ids = self.ranges.iter().map(|range| range.descriptor.range_id);
+        ids.zip(0..).collect()
     }
 
-    pub fn carry_out(&mut self, operator: &Operator) {
-        let Some(index) = self.index_of(operator.range_id) else { return };
+    /// Splits and merges move the ranges on their right away from their places.
+    fn index_of(&self, range_id: RangeId, places: &BTreeMap<RangeId, usize>) -> Option<usize> {
+        let is_it = |range: &Range| range.descriptor.range_id == range_id;
+        let place = places.get(&range_id).copied();
+        place
+            .filter(|place| self.ranges.get(*place).is_some_and(is_it))
+            .or_else(|| self.ranges.iter().position(is_it))
+    }
+
+    pub fn carry_out(&mut self, operator: &Operator, places: &BTreeMap<RangeId, usize>) {
+        let Some(index) = self.index_of(operator.range_id, places) else { return };
         let range = &self.ranges[index];
         let stale = range.descriptor.epoch != operator.epoch;
         if stale && self.sabotage != Sabotage::EpochsAreIgnored {

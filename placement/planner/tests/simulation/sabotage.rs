@@ -1,6 +1,6 @@
 //! The checkers bite: a world that is made wrong on purpose is noticed.
 
-use crate::scale::scale_out;
+use crate::scale::{full_disks, scale_out};
 use crate::storms::storm;
 use crate::world::Sabotage;
 
@@ -48,4 +48,16 @@ fn too_many_copies_are_noticed() {
 fn an_uneven_spread_is_noticed() {
     let verdict = noticed(|seed| scale_out(seed, Sabotage::FirstNodeLooksEmpty));
     assert!(verdict.contains("uneven") || verdict.contains("wanted"), "{verdict}");
+}
+
+#[test]
+fn plans_that_are_not_sound_are_noticed() {
+    let verdict = noticed(|seed| storm(seed, Sabotage::LearnersGoToTheFirstNode));
+    assert!(verdict.contains("does not fit") || verdict.contains("at once"), "{verdict}");
+}
+
+#[test]
+fn disks_that_stay_full_are_noticed() {
+    let verdict = noticed(|seed| full_disks(seed, Sabotage::DisksLookEmpty));
+    assert!(verdict.contains("is full"), "{verdict}");
 }

@@ -1,6 +1,6 @@
 //! Nodes come and go one after the other, in fair weather.
 
-use crate::invariants::{Verdict, even, few_moves, still};
+use crate::invariants::{Verdict, disks, even, few_moves, still};
 use crate::world::{Sabotage, World};
 use rangedb_planner::{Policy, plan};
 use rangedb_types::{NodeId, Random as _};
@@ -69,6 +69,30 @@ fn drained_nodes_become_empty() {
         }
         rangedb_planner::can_drain(&world.view(), &world.policy, NodeId(1)).unwrap_err();
     });
+}
+
+/// Other data fills some disks: the nodes keep no more replicas than there is room for.
+pub fn full_disks(seed: u64, sabotage: Sabotage) -> Verdict {
+    let mut world = World::new(seed, Policy::default());
+    for _ in 0..6 {
+        world.add_node("");
+    }
+    world.add_ranges(60, 3);
+    still::converge(&mut world, ROUNDS_MAX)?;
+    world.sabotage = sabotage;
+    for node_id in [NodeId(1), NodeId(2)] {
+        world.fill_disk(node_id);
+    }
+    let before = world.copies;
+    still::converge(&mut world, ROUNDS_MAX)?;
+    println!("two disks filled: {} copies", world.copies - before);
+    still::check(&mut world)?;
+    disks::check(&world)
+}
+
+#[test]
+fn nearly_full_disks_give_replicas_away() {
+    crate::for_seeds(|seed| full_disks(seed, Sabotage::None).unwrap());
 }
 
 #[test]

@@ -139,6 +139,13 @@ impl World {
         }
     }
 
+    /// Puts so much else on a disk that about half of the replicas there must go.
+    pub fn fill_disk(&mut self, node_id: NodeId) {
+        let used = self.used_bytes()[&node_id];
+        let node = self.nodes.get_mut(&node_id).expect("the caller chose a node there is");
+        node.other_bytes = DISK_BYTES / 100 * 96 - (used - node.other_bytes) / 2;
+    }
+
     /// Nobody is away who can come back, nothing is lost, disks are empty again.
     pub fn clear_up(&mut self) {
         self.storm = false;

@@ -1,13 +1,16 @@
 //! The simulated cluster: what really is, and what the planner is shown of it.
 
+use crate::invariants::sound_plans;
 use rangedb_planner::{
-    ClusterView, Explanation, Liveness, MergeIntent, NodeView, Operator, Policy, RangeView, plan,
+    ClusterView, Explanation, Liveness, MergeIntent, NodeView, Operator, Policy, RangeView, Step,
+    plan,
 };
 use rangedb_types::{
     Epoch, NodeId, Random as _, RangeDescriptor, RangeId, Replica, ReplicaId, ReplicaRole,
     SeededRandom, Span,
 };
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash as _};
 use std::time::Duration;
 
 /// Time between two plans.
@@ -63,6 +66,10 @@ pub enum Sabotage {
     MovesCountTwice,
     /// Fewer replicas are shown on the first node than there are.
     FirstNodeLooksEmpty,
+    /// All disks are said to be empty.
+    DisksLookEmpty,
+    /// Whatever the plan says, new replicas go to the first node.
+    LearnersGoToTheFirstNode,
 }
 
 pub struct World {
@@ -83,6 +90,10 @@ pub struct World {
     /// Commands are lost, late and made from old views.
     pub storm: bool,
     pub sabotage: Sabotage,
+    /// What a plan did that no plan may do.
+    pub unsound: Option<String>,
+    /// All steps that were ever planned.
+    pub history: DefaultHasher,
     traced: bool,
     old_view: Option<ClusterView>,
 }
@@ -104,6 +115,8 @@ impl World {
             merges: 0,
             storm: false,
             sabotage: Sabotage::None,
+            unsound: None,
+            history: DefaultHasher::new(),
             traced: std::env::var_os("RANGEDB_SIM_TRACE").is_some(),
             old_view: None,
         }
@@ -181,17 +194,24 @@ impl World {
         self.nodes.get(&node_id).is_none_or(|node| node.dead)
     }
 
-    /// What placement would show its planner.
-    pub fn view(&self) -> ClusterView {
-        let mut used: BTreeMap<NodeId, u64> = BTreeMap::new();
+    /// What is on each node's disk.
+    pub fn used_bytes(&self) -> BTreeMap<NodeId, u64> {
+        let mut used: BTreeMap<_, _> =
+            self.nodes.iter().map(|(node_id, node)| (*node_id, node.other_bytes)).collect();
         for range in &self.ranges {
             for replica in &range.descriptor.replicas {
                 *used.entry(replica.node_id).or_default() += range.size_bytes;
             }
         }
+        used
+    }
+
+    /// What placement would show its planner.
+    pub fn view(&self) -> ClusterView {
+        let used = self.used_bytes();
         let nodes = self.nodes.values().map(|node| {
             let silent = node.away_since.map_or(0, |since| self.round - since);
-            let used = used.get(&node.view.node_id).copied().unwrap_or(0) + node.other_bytes;
+            let used = used[&node.view.node_id];
             let mut view = NodeView {
                 liveness: match silent {
                     0..SUSPECT_ROUNDS => Liveness::Up,
@@ -204,6 +224,9 @@ impl World {
             };
             if self.sabotage == Sabotage::ZonesAreHidden {
                 view.zone.clear();
+            }
+            if self.sabotage == Sabotage::DisksLookEmpty {
+                view.available_bytes = view.capacity_bytes;
             }
             view
         });
@@ -248,25 +271,42 @@ impl World {
 
     /// Plans once, and sends off the commands.
     pub fn plan(&mut self) -> (Vec<Operator>, Explanation) {
-        let view = self.view();
+        let now = self.view();
         let stale = if self.storm && self.one_in(3) { self.old_view.take() } else { None };
-        let (operators, explanation) =
-            plan(stale.as_ref().unwrap_or(&view), &self.policy, self.seed);
+        let view = stale.as_ref().unwrap_or(&now);
+        let (mut operators, explanation) = plan(view, &self.policy, self.seed);
+        if self.sabotage == Sabotage::LearnersGoToTheFirstNode {
+            for operator in &mut operators {
+                if let Step::AddLearner { node_id } = &mut operator.step {
+                    *node_id = NodeId(1);
+                }
+            }
+        }
+        if self.unsound.is_none() {
+            self.unsound = sound_plans::check(view, &self.policy, &operators).err();
+        }
         self.tell(&operators, &explanation);
-        self.old_view = Some(view);
-        for operator in &operators {
-            let is_sent = |(_, sent): &(u64, Operator)| sent.range_id == operator.range_id;
-            if self.in_flight.iter().any(is_sent) || (self.storm && self.one_in(10)) {
+        self.old_view = Some(now);
+        self.send(&operators);
+        (operators, explanation)
+    }
+
+    fn send(&mut self, operators: &[Operator]) {
+        let sent: BTreeSet<_> = self.in_flight.iter().map(|(_, sent)| sent.range_id).collect();
+        for operator in operators {
+            if sent.contains(&operator.range_id) || (self.storm && self.one_in(10)) {
                 continue;
             }
             let delay = if self.storm { self.random.below(DELAY_ROUNDS) } else { 0 };
             self.in_flight.push((self.round + delay, operator.clone()));
         }
-        (operators, explanation)
     }
 
-    /// Prints what happens in this round, if `RANGEDB_SIM_TRACE` asks for it.
-    fn tell(&self, operators: &[Operator], explanation: &Explanation) {
+    /// Remembers what happens in this round, and prints it if `RANGEDB_SIM_TRACE` asks for it.
+    fn tell(&mut self, operators: &[Operator], explanation: &Explanation) {
+        for operator in operators {
+            (self.round, operator.range_id, operator.epoch, &operator.step).hash(&mut self.history);
+        }
         if !self.traced {
             return;
         }
@@ -286,8 +326,9 @@ impl World {
         let (due, later) =
             std::mem::take(&mut self.in_flight).into_iter().partition(|(at, _)| *at <= self.round);
         self.in_flight = later;
+        let places = self.places();
         for (_, operator) in due {
-            self.carry_out(&operator);
+            self.carry_out(&operator, &places);
         }
         self.elect();
         self.thaw();
@@ -308,13 +349,15 @@ impl World {
         }
     }
 
-    /// Leaders that are gone are replaced if a majority is left.
+    /// Leaders that are gone, or have no vote any more, are replaced if a majority is left.
     fn elect(&mut self) {
         for index in 0..self.ranges.len() {
             let range = &self.ranges[index];
-            if range.leader.is_some_and(|leader| {
-                self.is_here(leader) && range.descriptor.replica_on(leader).is_some()
-            }) {
+            let votes = |leader| {
+                let replica = range.descriptor.replica_on(leader);
+                replica.is_some_and(|replica| replica.role != ReplicaRole::Learner)
+            };
+            if range.leader.is_some_and(|leader| self.is_here(leader) && votes(leader)) {
                 continue;
             }
             let ready: Vec<_> = range
