@@ -5,7 +5,7 @@
 //! move, and nothing is in motion, does it move between nodes on the same side of the mean.
 
 use super::Even;
-use crate::cluster::{AMPLE_PERCENT, FULL_PERCENT};
+use crate::cluster::{AMPLE_PERCENT, FULL_PERCENT, Place};
 use crate::members::victims;
 use crate::planning::Planning;
 use crate::spread::imagined;
@@ -117,10 +117,6 @@ impl<'a, 'p> Moves<'a, 'p> {
                 format!("its node has {} replicas, the other one {}", counts.0, counts.1)
             });
             any |= moved > 0;
-            if moved > 0 && !crossing {
-                // One node at a time: the picture is another one afterwards.
-                return true;
-            }
         }
         any
     }
@@ -134,13 +130,14 @@ impl<'a, 'p> Moves<'a, 'p> {
         wanted: impl Fn(usize, usize) -> bool,
         why: impl Fn((usize, usize)) -> String,
     ) -> usize {
+        let ranges = std::mem::take(&mut self.ranges[from]);
         let mut moved = 0;
-        for range in std::mem::take(&mut self.ranges[from]) {
+        for range in &ranges {
             let count = self.planning.cluster.nodes[from].replicas;
             if moved >= most || !self.targets.iter().any(|to| self.suits(count, *to, &wanted)) {
                 break;
             }
-            let index = range as usize;
+            let index = *range as usize;
             if self.planning.is_busy(index)
                 || !self.planning.budget.may_send(self.planning.range(index))
                 || !self.planning.is_healthy(index)
@@ -155,6 +152,8 @@ impl<'a, 'p> Moves<'a, 'p> {
             self.planning.cluster.drop_replica(from_id);
             moved += 1;
         }
+        // What could not cross the mean may move on one side of it.
+        self.ranges[from] = ranges;
         moved
     }
 
@@ -163,7 +162,8 @@ impl<'a, 'p> Moves<'a, 'p> {
         wanted(count, node.replicas) && self.planning.budget.may_receive(node.view.node_id)
     }
 
-    /// The emptiest node that may take the replica so that just that one goes.
+    /// The emptiest node that may take the replica so that just that one goes. Which one goes does
+    /// not depend on which of the emptier nodes in one place takes it: each place is tried once.
     fn target(
         &self,
         index: usize,
@@ -173,12 +173,21 @@ impl<'a, 'p> Moves<'a, 'p> {
         let nodes = &self.planning.cluster.nodes;
         let from_id = nodes[from].view.node_id;
         let replicas = &self.planning.range(index).descriptor.replicas;
-        self.targets.iter().copied().find(|to| {
-            let to_id = nodes[*to].view.node_id;
-            self.suits(nodes[from].replicas, *to, wanted)
-                && !replicas.iter().any(|replica| replica.node_id == to_id)
-                && self.goes(index, from_id, to_id)
-        })
+        let mut tried: Vec<Place> = Vec::new();
+        for to in self.targets.iter().copied() {
+            let to_id = nodes[to].view.node_id;
+            let suits = self.suits(nodes[from].replicas, to, wanted)
+                && !tried.contains(&nodes[to].place)
+                && !replicas.iter().any(|replica| replica.node_id == to_id);
+            if !suits {
+                continue;
+            }
+            if self.goes(index, from_id, to_id) {
+                return Some(to);
+            }
+            tried.push(nodes[to].place);
+        }
+        None
     }
 
     fn goes(&self, index: usize, from: NodeId, to: NodeId) -> bool {
