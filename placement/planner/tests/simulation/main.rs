@@ -3,6 +3,7 @@
 
 mod carry_out;
 mod invariants;
+mod large;
 mod sabotage;
 mod scale;
 mod storms;

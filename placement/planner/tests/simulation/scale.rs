@@ -2,14 +2,13 @@
 
 use crate::invariants::{Verdict, disks, even, few_moves, still};
 use crate::world::{Sabotage, World};
-use rangedb_planner::{Policy, plan};
+use rangedb_planner::Policy;
 use rangedb_types::{NodeId, Random as _};
-use std::time::Instant;
 
-const ROUNDS_MAX: usize = 5_000;
+pub const ROUNDS_MAX: usize = 5_000;
 
 /// The copies that make `old` nodes and `new` empty ones even.
-fn needed(replicas: usize, old: usize, new: usize) -> usize {
+pub fn needed(replicas: usize, old: usize, new: usize) -> usize {
     replicas * new / (old + new)
 }
 
@@ -133,44 +132,4 @@ fn what_was_deleted_merges_back() {
         let pending = world.plan().1.pending();
         assert_eq!(world.ranges.len(), 1, "{pending:?}");
     });
-}
-
-/// A large cluster, planned in every kind of trouble; how long a plan takes is printed. `make sim`
-/// asks for a hundred thousand ranges.
-#[test]
-fn large_clusters_are_planned() {
-    let asked = std::env::var("RANGEDB_SIM_RANGES").ok();
-    let ranges = asked.map_or(2_000, |text| text.parse().expect("a number is expected"));
-    let mut world = World::new(1, Policy::default());
-    for node in 0..300 {
-        world.add_node(&format!("z{}", node % 3));
-    }
-    world.add_ranges(ranges, 3);
-    let timed = |world: &World, what: &str| {
-        let view = world.view();
-        let begun = Instant::now();
-        let (operators, _) = plan(&view, &world.policy, 1);
-        println!("{what}: {} steps in {:?}", operators.len(), begun.elapsed());
-        operators.len()
-    };
-    timed(&world, "even");
-    for _ in 0..30 {
-        world.add_node("z1");
-    }
-    assert!(timed(&world, "30 nodes more") > 0);
-    for node_id in 1..=20 {
-        world.nodes.get_mut(&NodeId(node_id)).unwrap().away_since = Some(0);
-    }
-    assert!(timed(&world, "20 nodes lost") > 0);
-    for node_id in 21..=40 {
-        let view = &mut world.nodes.get_mut(&NodeId(node_id)).unwrap().view;
-        (view.draining, view.accepts_replicas) = (true, false);
-    }
-    assert!(timed(&world, "20 nodes draining") > 0);
-    world.policy.replication_factor = 5;
-    assert!(timed(&world, "two replicas more") > 0);
-    for range in &mut world.ranges {
-        range.size_bytes = 1;
-    }
-    assert!(timed(&world, "all small") > 0);
 }

@@ -1,7 +1,7 @@
 //! What happens to the cluster from outside.
 
 use crate::carry_out::majority;
-use crate::world::{DELAY_ROUNDS, DISK_BYTES, World};
+use crate::world::{DELAY_ROUNDS, DISK_BYTES, DOWN_ROUNDS, World};
 use rangedb_types::{NodeId, Random as _};
 
 /// From here on ranges do not grow any more.
@@ -52,6 +52,13 @@ impl World {
         self.nodes.get_mut(&node_id).expect("the caller chose a node there is").dying = true;
     }
 
+    /// Is dead for good, and known to be.
+    pub fn kill_now(&mut self, node_id: NodeId) {
+        let since = self.round.saturating_sub(DOWN_ROUNDS);
+        let node = self.nodes.get_mut(&node_id).expect("the caller chose a node there is");
+        (node.dead, node.away_since) = (true, Some(since));
+    }
+
     /// Those that are dying die, unless that takes a majority from some range, or too many nodes.
     fn bury(&mut self) {
         let round = self.round;
@@ -70,7 +77,7 @@ impl World {
         }
     }
 
-    fn can_lose(&self, node_id: NodeId) -> bool {
+    pub fn can_lose(&self, node_id: NodeId) -> bool {
         self.ranges.iter().all(|range| {
             majority(range, |replica| {
                 replica.node_id != node_id

@@ -8,7 +8,7 @@ const FULL_PERCENT: u64 = 95;
 pub fn check(world: &World) -> Verdict {
     for (node_id, used) in world.used_bytes() {
         let node = &world.nodes[&node_id];
-        let is_full = used / (DISK_BYTES / 100) > FULL_PERCENT;
+        let is_full = used * 100 / DISK_BYTES > FULL_PERCENT;
         if is_full && !node.dead && used > node.other_bytes {
             return Err(format!("the disk of node {node_id} is full: {used} bytes"));
         }

@@ -33,8 +33,10 @@ fn empty(world: &World) -> BTreeMap<NodeId, usize> {
 fn is_even(what: &str, counts: &BTreeMap<NodeId, usize>) -> Verdict {
     let mean = counts.values().sum::<usize>() as f64 / counts.len() as f64;
     let allowed = (mean / 10.0).max(1.0) + 1e-9;
-    if counts.values().all(|count| (*count as f64 - mean).abs() <= allowed) {
+    let is_off = |count: usize| (count as f64 - mean).abs() > allowed;
+    let off: Vec<_> = counts.iter().filter(|(_, count)| is_off(**count)).collect();
+    if off.is_empty() {
         return Ok(());
     }
-    Err(format!("uneven {what}: {counts:?}"))
+    Err(format!("uneven {what}, {mean:.1} would be even: {off:?}"))
 }

@@ -72,7 +72,7 @@ fn takes_replicas(node: &NodeView) -> bool {
     node.liveness == Liveness::Up
         && node.accepts_replicas
         && !node.draining
-        && used / (node.capacity_bytes / 100) <= FULL_PERCENT
+        && used * 100 / node.capacity_bytes <= FULL_PERCENT
 }
 
 /// No node gets or gives more new copies than are allowed at the same time.
