@@ -24,16 +24,16 @@ fn large_world(policy: Policy) -> World {
 }
 
 /// Comes to rest and stays there; returns the copies it took.
-fn settle(world: &mut World, what: &str) -> usize {
+fn settle(world: &mut World, what: &str) -> Result<usize, String> {
     let (begun, copies, transfers) = (Instant::now(), world.copies, world.transfers);
-    let rounds = still::converge(world, ROUNDS_MAX).unwrap();
-    still::check(world).unwrap();
-    zones::check(world).unwrap();
-    disks::check(world).unwrap();
+    let rounds = still::converge(world, ROUNDS_MAX)?;
+    still::check(world)?;
+    zones::check(world)?;
+    disks::check(world)?;
     let (copies, transfers) = (world.copies - copies, world.transfers - transfers);
     let seconds = begun.elapsed().as_secs_f64();
     println!("{what}: {rounds} rounds, {copies} copies, {transfers} transfers, {seconds:.1} s");
-    copies
+    Ok(copies)
 }
 
 /// Nodes that may die, or drain, without a majority lost.
@@ -53,11 +53,11 @@ fn some_nodes(world: &mut World, count: usize, mut take: impl FnMut(&mut World, 
 fn a_large_cluster_comes_to_rest_after_all_that_happens_to_it() {
     let mut world = large_world(Policy { moves_per_node_max: MOVES_PER_NODE, ..Policy::default() });
     let replicas = world.ranges.len() * 3;
-    settle(&mut world, "begun");
+    settle(&mut world, "begun").unwrap();
     for node in 0..30 {
         world.add_node(&format!("z{}", node % 3));
     }
-    let copies = settle(&mut world, "30 nodes more");
+    let copies = settle(&mut world, "30 nodes more").unwrap();
     few_moves::check(&world, copies, needed(replicas, NODES, 30)).unwrap();
     even::check(&world).unwrap();
     some_nodes(&mut world, 12, World::kill_now);
@@ -66,7 +66,7 @@ fn a_large_cluster_comes_to_rest_after_all_that_happens_to_it() {
         replicas.filter(|replica| world.is_dead(replica.node_id)).count()
     };
     let needed = lost(&world);
-    let copies = settle(&mut world, "12 nodes lost");
+    let copies = settle(&mut world, "12 nodes lost").unwrap();
     few_moves::check(&world, copies, needed).unwrap();
     assert_eq!(lost(&world), 0);
     even::check(&world).unwrap();
@@ -74,7 +74,7 @@ fn a_large_cluster_comes_to_rest_after_all_that_happens_to_it() {
         let view = &mut world.nodes.get_mut(&node_id).unwrap().view;
         (view.draining, view.accepts_replicas) = (true, false);
     });
-    settle(&mut world, "12 nodes drained");
+    settle(&mut world, "12 nodes drained").unwrap();
     even::check(&world).unwrap();
     for range in &world.ranges {
         let draining = |node_id: NodeId| world.nodes[&node_id].view.draining;
@@ -84,10 +84,10 @@ fn a_large_cluster_comes_to_rest_after_all_that_happens_to_it() {
         let hot = index * world.ranges.len() / 20;
         world.ranges[hot].reads = 40_000;
     }
-    settle(&mut world, "20 hot ranges");
+    settle(&mut world, "20 hot ranges").unwrap();
     even::check(&world).unwrap();
     some_nodes(&mut world, 12, World::fill_disk);
-    settle(&mut world, "12 disks full");
+    settle(&mut world, "12 disks full").unwrap();
 }
 
 /// Planned in every kind of trouble; how long a plan takes is printed.
