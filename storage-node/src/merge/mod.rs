@@ -8,7 +8,7 @@
 use crate::replica::apply::Freeze;
 use crate::replica::command::{BoundaryChange, MergeName, MergePlan};
 use crate::replica::merge::merge;
-use crate::store::{ReplicaHandle, Store};
+use crate::store::{ReplicaHandle, ReplicaStatus, Store};
 use rangedb_types::{Epoch, RangeDescriptor, RangeId};
 use std::sync::Arc;
 use std::time::Duration;
@@ -125,10 +125,9 @@ impl Merger {
         }
     }
 
-    /// True once the local left replica has applied a later version without taking the range in.
     fn is_forsaken(&self, name: MergeName) -> bool {
         let left = self.store.replica(name.left_range_id);
-        left.is_some_and(|left| left.descriptor().epoch.version > name.left_version)
+        left.is_some_and(|left| is_forsaken(&left.descriptor(), name))
     }
 
     async fn thaw(&self, range: &RangeDescriptor, freeze: Freeze) {
@@ -139,6 +138,19 @@ impl Merger {
             Err(error) => tracing::debug!(%range_id, %error, "was not thawed yet"),
         }
     }
+}
+
+/// True once the local left replica has applied a later version without taking the range in.
+pub(crate) fn is_forsaken(left: &RangeDescriptor, name: MergeName) -> bool {
+    left.epoch.version > name.left_version
+}
+
+/// Whether every replica of the right range holds its log up to the freeze.
+pub(crate) fn replicas_hold(right: &ReplicaStatus, freeze: Freeze) -> Result<bool, &'static str> {
+    if !right.is_leader || right.frozen != Some(freeze) {
+        return Err("leadership of the right range was lost");
+    }
+    Ok(right.slowest_match >= freeze.position.index)
 }
 
 /// Freezes the right range, unless it is frozen for this merge already.
@@ -162,11 +174,7 @@ async fn freeze(
 async fn await_replicas(right: &ReplicaHandle, freeze: Freeze) -> Result<(), String> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let status = right.status();
-        if !status.is_leader || status.frozen != Some(freeze) {
-            return Err("leadership of the right range was lost".to_owned());
-        }
-        if status.slowest_match >= freeze.position.index {
+        if replicas_hold(&right.status(), freeze)? {
             return Ok(());
         }
         if Instant::now() >= deadline {

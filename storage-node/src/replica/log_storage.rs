@@ -17,9 +17,11 @@ pub struct SnapshotData {
 
 /// Takes a snapshot of the applied state. It must not wait.
 pub trait SnapshotSource: Send {
+    /// `None` if there is none to be had for a while.
+    ///
     /// # Errors
-    /// Text for the log: the data store cannot be read.
-    fn take(&self) -> Result<SnapshotData, String>;
+    /// Text for the log: the data store cannot be read. Raft gives up then, and the process ends.
+    fn take(&self) -> Result<Option<SnapshotData>, String>;
 }
 
 /// The storage of one replica as raft-rs sees it.
@@ -174,6 +176,9 @@ impl Storage for LogStorage {
             .source
             .take()
             .map_err(|text| raft::Error::Store(StorageError::Other(text.into())))?;
+        let Some(data) = data else {
+            return Err(StorageError::SnapshotTemporarilyUnavailable.into());
+        };
         if data.position.index < request_index.max(self.truncated.index) {
             return Err(StorageError::SnapshotTemporarilyUnavailable.into());
         }

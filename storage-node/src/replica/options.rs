@@ -9,6 +9,8 @@ use std::time::Duration;
 pub struct ReplicaOptions {
     pub tick: Duration,
     pub election_ticks: usize,
+    /// Each election time-out is drawn from these, the second excluded.
+    pub election_ticks_drawn: (usize, usize),
     /// Ticks between the rounds that renew the lease.
     pub round_ticks: u32,
     pub log_budget: LogBudget,
@@ -35,6 +37,8 @@ impl ReplicaOptions {
         raft::Config {
             id: replica_id.get(),
             election_tick: self.election_ticks,
+            min_election_tick: self.election_ticks_drawn.0,
+            max_election_tick: self.election_ticks_drawn.1,
             heartbeat_tick: (self.election_ticks / 3).max(1),
             applied,
             max_size_per_msg: 1 << 20,

@@ -5,6 +5,8 @@
 //! know Raft beyond carrying its message. States, steps and what a crash at each of them leaves are
 //! told in docs/snapshots.md.
 
+#[cfg(test)]
+pub(crate) mod by_hand;
 mod chunk;
 mod inbox;
 mod install;

@@ -171,7 +171,7 @@ fn run(engine: &dyn Engine, jobs: &Receiver<Job>) {
     }
 }
 
-fn install_one(engine: &dyn Engine, staged: &StagedSnapshot) -> Result<(), String> {
+pub(super) fn install_one(engine: &dyn Engine, staged: &StagedSnapshot) -> Result<(), String> {
     let metrics = Metrics::get();
     let timer = metrics.install_seconds.start_timer();
     let range_id = staged.descriptor.range_id;

@@ -3,6 +3,7 @@
 //! One thread owns the applied state of its ranges. It writes what is waiting for many ranges as one
 //! batch, each range's state in the same batch as its data, makes it visible, and only then answers.
 
+use super::IdMap;
 use super::handle::{ProposeError, ReplicaHandle};
 use super::merges::Merges;
 use super::range_state;
@@ -15,7 +16,6 @@ use crossbeam_channel::Receiver;
 use raft::eraftpb::ConfChangeV2;
 use rangedb_engine::{Durability, Engine, WriteBatch};
 use rangedb_types::RangeId;
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -73,13 +73,13 @@ pub(super) struct Progress {
 pub struct ApplyThread {
     pub(super) shared: Arc<Shared>,
     pub(super) engine: Arc<dyn Engine>,
-    tasks: Receiver<ApplyTask>,
+    pub(super) tasks: Receiver<ApplyTask>,
     worker: WorkerSender,
-    pub(super) ranges: HashMap<RangeId, Owned>,
+    pub(super) ranges: IdMap<RangeId, Owned>,
     pub(super) merges: Merges,
     pub(super) batch: WriteBatch,
     pub(super) answers: Answers,
-    pub(super) progress: HashMap<RangeId, Progress>,
+    pub(super) progress: IdMap<RangeId, Progress>,
 }
 
 impl ApplyThread {
@@ -90,11 +90,11 @@ impl ApplyThread {
             shared,
             tasks,
             worker,
-            ranges: HashMap::new(),
+            ranges: IdMap::default(),
             merges: Merges::default(),
             batch: WriteBatch::new(),
             answers: Vec::new(),
-            progress: HashMap::new(),
+            progress: IdMap::default(),
         }
     }
 
@@ -123,7 +123,7 @@ impl ApplyThread {
     }
 
     /// False when it is time to stop.
-    fn take(&mut self, task: ApplyTask) -> Result<bool, String> {
+    pub(super) fn take(&mut self, task: ApplyTask) -> Result<bool, String> {
         match task {
             ApplyTask::Register { applier, handle } => {
                 self.write()?;

@@ -28,15 +28,16 @@ pub struct EngineSource {
 }
 
 impl SnapshotSource for EngineSource {
-    fn take(&self) -> Result<SnapshotData, String> {
+    fn take(&self) -> Result<Option<SnapshotData>, String> {
         let data = self.engine.snapshot();
         let applier = range_state::load(data.as_ref(), self.range_id)?
             .ok_or_else(|| format!("range {} has no state on this node", self.range_id))?;
         if applier.frozen.is_some() {
             // A snapshot would not tell that it is; the merge ends one way or the other soon.
-            return Err(format!("range {} is frozen for a merge", self.range_id));
+            return Ok(None);
         }
-        Ok(SnapshotData { position: applier.applied, descriptor: applier.descriptor, data })
+        let (position, descriptor) = (applier.applied, applier.descriptor);
+        Ok(Some(SnapshotData { position, descriptor, data }))
     }
 }
 

@@ -5,10 +5,9 @@
 
 use super::shared::Shared;
 use super::worker::{Task, WorkerSender};
-use super::worker_index;
+use super::{IdMap, IdSet, worker_index};
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use rangedb_types::{RangeId, ReplicaId};
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -26,7 +25,7 @@ impl Maintenance {
         let (stop, stopped) = bounded::<()>(1);
         let thread =
             std::thread::Builder::new().name("log-upkeep".to_owned()).spawn(move || {
-                let mut seen = HashMap::new();
+                let mut seen = IdMap::default();
                 while stopped.recv_timeout(shared.settings.maintenance_interval)
                     == Err(RecvTimeoutError::Timeout)
                 {
@@ -48,14 +47,14 @@ impl Maintenance {
     }
 }
 
-fn round(
+pub(super) fn round(
     shared: &Shared,
     workers: &[WorkerSender],
-    seen: &mut HashMap<RangeId, u64>,
+    seen: &mut IdMap<RangeId, u64>,
 ) -> Result<(), String> {
-    let force: Arc<HashSet<ReplicaId>> =
+    let force: Arc<IdSet<ReplicaId>> =
         Arc::new(shared.log.purge().map_err(|error| error.to_string())?.into_iter().collect());
-    let applied: HashMap<RangeId, u64> = shared
+    let applied: IdMap<RangeId, u64> = shared
         .registry
         .read()
         .iter()
@@ -65,7 +64,7 @@ fn round(
         return Ok(());
     }
     shared.engine.sync_wal().map_err(|error| format!("cannot sync the data store: {error}"))?;
-    let mut parts: Vec<HashMap<RangeId, u64>> = workers.iter().map(|_| HashMap::new()).collect();
+    let mut parts: Vec<IdMap<RangeId, u64>> = workers.iter().map(|_| IdMap::default()).collect();
     for (range_id, index) in &applied {
         parts[worker_index(*range_id, workers.len())].insert(*range_id, *index);
     }

@@ -1,6 +1,7 @@
 //! How an apply thread merges: the left range stops at the merge until the right one, which may
 //! belong to another apply thread, has come to its freeze and is handed over. See docs/ranges.md.
 
+use super::IdMap;
 use super::applier::{ApplyTask, ApplyThread};
 use super::range_state;
 use super::worker::{Task, Worker};
@@ -8,16 +9,16 @@ use crate::replica::apply::{Applier, CommittedEntry};
 use crate::replica::command::MergePlan;
 use rangedb_engine::Durability;
 use rangedb_types::{RangeDescriptor, RangeId};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 /// The merges that one apply thread has to do with.
 #[derive(Default)]
 pub(super) struct Merges {
     /// Left ranges and what they are to apply, the merge first. Bounded by the apply lag of their
     /// leaders.
-    stalled: HashMap<RangeId, VecDeque<CommittedEntry>>,
+    stalled: IdMap<RangeId, VecDeque<CommittedEntry>>,
     /// Right ranges, where they freeze, and who waits for them.
-    called_in: HashMap<RangeId, (u64, RangeId)>,
+    called_in: IdMap<RangeId, (u64, RangeId)>,
 }
 
 impl Merges {

@@ -19,6 +19,8 @@ pub mod settings;
 mod shared;
 mod splits;
 mod start;
+#[cfg(test)]
+pub(crate) mod stepped;
 mod worker;
 
 pub use handle::{Leadership, ProposeError, ReadError, ReplicaHandle, ReplicaStatus};
@@ -32,6 +34,8 @@ use crate::transport::{Inbound, RaftReceiver};
 use rangedb_types::{Epoch, RangeDescriptor, RangeId, Replica, ReplicaId, Span};
 use shared::Shared;
 use start::Threads;
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot, watch};
@@ -230,6 +234,11 @@ impl SnapshotReceiver for Store {
         worker.send(Task::Staged { staged: Box::new(staged), done });
     }
 }
+
+/// Maps of ids, walked in an order that depends on nothing but what was put in: a simulation can
+/// repeat what happened. The ids are our own, so nobody can choose them to collide.
+type IdMap<K, V> = HashMap<K, V, BuildHasherDefault<DefaultHasher>>;
+type IdSet<K> = HashSet<K, BuildHasherDefault<DefaultHasher>>;
 
 /// Which Raft thread a range belongs to.
 fn worker_index(range_id: RangeId, workers: usize) -> usize {

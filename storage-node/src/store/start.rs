@@ -7,7 +7,7 @@ use super::settings::StoreSettings;
 use super::shared::{Metrics, Shared};
 use super::splits::EarlyVotes;
 use super::worker::{Task, Worker, WorkerSender};
-use super::{Store, StoreError, raft_logger, worker_index};
+use super::{IdMap, IdSet, Store, StoreError, raft_logger, worker_index};
 use crate::raft_log::{LogPosition, RaftLog};
 use crate::snapshot::Snapshots;
 use crate::transport::RaftSender;
@@ -15,7 +15,7 @@ use crossbeam_channel::{Receiver, unbounded};
 use parking_lot::{Mutex, RwLock};
 use rangedb_engine::Engine;
 use rangedb_types::{MonotonicClock, NodeId, RangeId};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
@@ -56,7 +56,15 @@ impl Threads {
     }
 }
 
-pub fn start(options: StoreOptions) -> Result<Store, StoreError> {
+/// What every thread of a store has in common, and a Raft thread with its apply thread for each part
+/// of the ranges, none of them running yet.
+pub(super) struct Parts {
+    pub shared: Arc<Shared>,
+    pub pairs: Vec<(Worker, ApplyThread)>,
+}
+
+/// Loads every replica.
+pub(super) fn assemble(options: StoreOptions) -> Result<Parts, StoreError> {
     let shared = Arc::new(Shared {
         node_id: options.node_id,
         engine: options.engine,
@@ -88,14 +96,23 @@ pub fn start(options: StoreOptions) -> Result<Store, StoreError> {
             (WorkerSender::new(sender), inbox)
         })
         .unzip();
-    let workers = Arc::new(workers);
-    shared.workers.get_or_init(|| Arc::clone(&workers));
+    shared.workers.get_or_init(|| Arc::new(workers));
     let (appliers, apply_tasks): (Vec<_>, Vec<_>) = (0..count).map(|_| unbounded()).unzip();
     shared.appliers.get_or_init(|| appliers);
-    let mut handles = Vec::with_capacity(2 * count);
     let tasks = inboxes.into_iter().zip(apply_tasks);
-    for (index, (part, tasks)) in parts.into_iter().zip(tasks).enumerate() {
-        start_pair(&shared, index, tasks, part, &mut handles)?;
+    let pairs = parts.into_iter().zip(tasks).enumerate();
+    let pairs = pairs.map(|(index, (part, tasks))| pair(&shared, index, tasks, part));
+    let pairs = pairs.collect::<Result<_, _>>()?;
+    Ok(Parts { shared, pairs })
+}
+
+pub fn start(options: StoreOptions) -> Result<Store, StoreError> {
+    let Parts { shared, pairs } = assemble(options)?;
+    let workers = Arc::clone(shared.workers.get().expect("they were made with the threads"));
+    let mut handles = Vec::with_capacity(2 * pairs.len());
+    for (index, (worker, apply)) in pairs.into_iter().enumerate() {
+        handles.push(spawn(&shared, format!("apply-{index}"), move || apply.run())?);
+        handles.push(spawn(&shared, format!("raft-{index}"), move || worker.run())?);
     }
     let maintenance = Maintenance::start(Arc::clone(&shared), Arc::clone(&workers))?;
     let threads =
@@ -104,13 +121,12 @@ pub fn start(options: StoreOptions) -> Result<Store, StoreError> {
 }
 
 /// A Raft thread and its apply thread.
-fn start_pair(
+fn pair(
     shared: &Arc<Shared>,
     index: usize,
     (inbox, apply_tasks): (Receiver<Task>, Receiver<ApplyTask>),
     loaded: Vec<Loaded>,
-    handles: &mut Vec<JoinHandle<()>>,
-) -> Result<(), StoreError> {
+) -> Result<(Worker, ApplyThread), StoreError> {
     let appliers = shared.appliers.get().expect("the senders are made before the threads");
     let appliers = appliers[index].clone();
     let workers = shared.workers.get().expect("the senders are made before the threads");
@@ -120,8 +136,8 @@ fn start_pair(
         inbox,
         sender: sender.clone(),
         appliers,
-        replicas: HashMap::new(),
-        touched: HashSet::new(),
+        replicas: IdMap::default(),
+        touched: IdSet::default(),
         early_votes: EarlyVotes::default(),
         outbound: Vec::new(),
     };
@@ -129,10 +145,7 @@ fn start_pair(
     for Loaded { applier, state } in loaded {
         worker.adopt(applier, state, now).map_err(StoreError::Load)?;
     }
-    let apply = ApplyThread::new(Arc::clone(shared), apply_tasks, sender);
-    handles.push(spawn(shared, format!("apply-{index}"), move || apply.run())?);
-    handles.push(spawn(shared, format!("raft-{index}"), move || worker.run())?);
-    Ok(())
+    Ok((worker, ApplyThread::new(Arc::clone(shared), apply_tasks, sender)))
 }
 
 /// Runs a thread whose failure or panic ends the process.

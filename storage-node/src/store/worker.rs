@@ -6,6 +6,7 @@ use super::handle::{Leadership, ReplicaHandle};
 use super::hosted::Hosted;
 use super::shared::Shared;
 use super::splits::EarlyVotes;
+use super::{IdMap, IdSet};
 use crate::raft_log::{LogChange, LogPosition, LogWrite};
 use crate::replica::Input;
 use crate::replica::apply::Applier;
@@ -14,7 +15,6 @@ use crate::transport::{Inbound, Outbound};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use raft::eraftpb::ConfChangeV2;
 use rangedb_types::{MonotonicTime, RangeDescriptor, RangeId, ReplicaId};
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -84,8 +84,8 @@ pub enum Task {
     },
     /// The applied index of each range that is durable in the data store.
     Compact {
-        durable: Arc<HashMap<RangeId, u64>>,
-        force: Arc<HashSet<ReplicaId>>,
+        durable: Arc<IdMap<RangeId, u64>>,
+        force: Arc<IdSet<ReplicaId>>,
     },
     Stop,
 }
@@ -118,6 +118,10 @@ impl WorkerSender {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         self.sender.send(task).is_ok()
     }
+
+    pub(super) fn note_taken(&self) {
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// One Raft thread.
@@ -126,9 +130,9 @@ pub struct Worker {
     pub(super) inbox: Receiver<Task>,
     pub(super) sender: WorkerSender,
     pub(super) appliers: Sender<ApplyTask>,
-    pub(super) replicas: HashMap<RangeId, Hosted>,
+    pub(super) replicas: IdMap<RangeId, Hosted>,
     /// Ranges with something to collect.
-    pub(super) touched: HashSet<RangeId>,
+    pub(super) touched: IdSet<RangeId>,
     pub(super) early_votes: EarlyVotes,
     pub(super) outbound: Vec<Outbound>,
 }
@@ -167,7 +171,7 @@ impl Worker {
         };
         let (mut taken, mut gathered) = (0, 0);
         while let Some(task) = next {
-            self.sender.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.sender.note_taken();
             if matches!(task, Task::Stop) {
                 return Ok(false);
             }
@@ -185,7 +189,7 @@ impl Worker {
         Ok(true)
     }
 
-    fn take(&mut self, task: Task) -> Result<(), String> {
+    pub(super) fn take(&mut self, task: Task) -> Result<(), String> {
         let now = self.shared.clock.now();
         match task {
             Task::Replica { range_id, input } => self.input(range_id, input, now),
@@ -254,7 +258,7 @@ impl Worker {
         }
     }
 
-    fn tick(&mut self, now: MonotonicTime) {
+    pub(super) fn tick(&mut self, now: MonotonicTime) {
         for (range_id, hosted) in &mut self.replicas {
             hosted.tick(now, &self.shared);
             self.touched.insert(*range_id);
@@ -263,7 +267,7 @@ impl Worker {
     }
 
     /// Collects and performs what is ready, once for all touched replicas.
-    fn process(&mut self, now: MonotonicTime) -> Result<(), String> {
+    pub(super) fn process(&mut self, now: MonotonicTime) -> Result<(), String> {
         let touched = std::mem::take(&mut self.touched);
         let mut log = LogWrite::default();
         let mut sync = false;
@@ -337,8 +341,8 @@ impl Worker {
     /// Cuts logs whose applied state is durable.
     fn compact(
         &mut self,
-        durable: &HashMap<RangeId, u64>,
-        force: &HashSet<ReplicaId>,
+        durable: &IdMap<RangeId, u64>,
+        force: &IdSet<ReplicaId>,
     ) -> Result<(), String> {
         let mut log = LogWrite::default();
         for (range_id, index) in durable {

@@ -5,8 +5,9 @@ use parking_lot::Mutex;
 use raft::eraftpb::{Entry, HardState};
 use rangedb_types::ReplicaId;
 
-#[derive(Clone)]
-struct Contents {
+/// The log of one replica.
+#[derive(Clone, Default)]
+pub struct Contents {
     hard_state: HardState,
     truncated: LogPosition,
     entries: Vec<Entry>,
@@ -45,22 +46,44 @@ impl Contents {
         self.entries.last().map_or(self.truncated.index, |entry| entry.index)
     }
 
-    fn change(&mut self, change: LogChange) {
+    pub fn state(&self) -> LogState {
+        LogState {
+            hard_state: self.hard_state.clone(),
+            truncated: self.truncated,
+            last_index: self.last_index(),
+        }
+    }
+
+    pub fn entries(&self, low: u64, high: u64) -> Vec<Entry> {
+        let wanted = |entry: &&Entry| (low..high).contains(&entry.index);
+        self.entries.iter().filter(wanted).cloned().collect()
+    }
+
+    /// The term of an entry, if it is known.
+    pub fn term(&self, index: u64) -> Option<u64> {
+        if index == self.truncated.index {
+            return Some(self.truncated.term);
+        }
+        self.entries.iter().find(|entry| entry.index == index).map(|entry| entry.term)
+    }
+
+    pub fn change(&mut self, change: &LogChange) {
         match change {
             LogChange::Append { entries, .. } => {
                 let first = entries[0].index;
                 assert!(first <= self.last_index() + 1, "a hole in the log");
                 assert!(first > self.truncated.index, "truncated entries come back");
                 self.entries.retain(|entry| entry.index < first);
-                self.entries.extend(entries);
+                self.entries.extend(entries.iter().cloned());
             }
-            LogChange::SetHardState { hard_state, .. } => self.hard_state = hard_state,
+            LogChange::SetHardState { hard_state, .. } => self.hard_state = hard_state.clone(),
             LogChange::ResetTo { position, hard_state, .. } => {
-                *self = Self { hard_state, truncated: position, entries: Vec::new() };
+                let hard_state = hard_state.clone();
+                *self = Self { hard_state, truncated: *position, entries: Vec::new() };
             }
             LogChange::Truncate { position, .. } => {
                 self.entries.retain(|entry| entry.index > position.index);
-                self.truncated = position;
+                self.truncated = *position;
             }
             LogChange::Remove { .. } => self.entries.clear(),
         }
@@ -71,7 +94,7 @@ impl RaftLog for SimDisk {
     fn write(&self, batch: LogWrite, sync: bool) -> Result<(), LogError> {
         let mut contents = self.contents.lock();
         for change in batch.changes {
-            contents.0.change(change);
+            contents.0.change(&change);
         }
         if sync {
             contents.1 = contents.0.clone();
@@ -80,18 +103,11 @@ impl RaftLog for SimDisk {
     }
 
     fn load(&self, _: ReplicaId) -> Result<Option<LogState>, LogError> {
-        let contents = &self.contents.lock().0;
-        Ok(Some(LogState {
-            hard_state: contents.hard_state.clone(),
-            truncated: contents.truncated,
-            last_index: contents.last_index(),
-        }))
+        Ok(Some(self.contents.lock().0.state()))
     }
 
     fn entries(&self, _: ReplicaId, low: u64, high: u64, _: u64) -> Result<Vec<Entry>, LogError> {
-        let contents = &self.contents.lock().0;
-        let wanted = |entry: &&Entry| (low..high).contains(&entry.index);
-        Ok(contents.entries.iter().filter(wanted).cloned().collect())
+        Ok(self.contents.lock().0.entries(low, high))
     }
 
     fn replicas(&self) -> Vec<ReplicaId> {

@@ -1,9 +1,12 @@
-//! Replicas of one range driven in one thread, over a network and disks that fail on command.
+//! Replicas of one range driven in one thread, over a network and disks that fail on command; and, in
+//! `many`, whole nodes with many ranges, looked at by `invariants`.
 //!
 //! Time is counted in ticks, randomness comes from a seed: a run is replayed exactly by its seed.
 
 mod disk;
 mod guards;
+mod invariants;
+mod many;
 mod random;
 
 use self::disk::SimDisk;
@@ -31,7 +34,7 @@ use std::time::Duration;
 struct NoSnapshots;
 
 impl SnapshotSource for NoSnapshots {
-    fn take(&self) -> Result<SnapshotData, String> {
+    fn take(&self) -> Result<Option<SnapshotData>, String> {
         Err("no snapshots in this simulation".to_owned())
     }
 }

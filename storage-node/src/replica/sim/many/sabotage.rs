@@ -1,0 +1,1 @@
+//! The rules bite: a safeguard is taken out, and a run must notice.
