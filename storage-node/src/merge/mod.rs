@@ -3,7 +3,8 @@
 //!
 //! Owns: the order of these steps, and the thaw of ranges whose merge cannot happen any more. Must not
 //! know: what an entry does (`replica`, `store`), who wants it (placement). Invariant: a range is thawed
-//! only after the left replica on this node has applied a version above the one the freeze named.
+//! only after a replica on this node has shown that the left range is beyond the version which the
+//! freeze named, without having taken the frozen one in.
 
 use crate::replica::apply::Freeze;
 use crate::replica::command::{BoundaryChange, MergeName, MergePlan};
@@ -118,16 +119,12 @@ impl Merger {
             }
             for status in self.store.statuses() {
                 let Some(freeze) = status.frozen.filter(|_| status.is_leader) else { continue };
-                if self.is_forsaken(freeze.name) {
+                let mut here = self.store.statuses().into_iter();
+                if here.any(|it| is_forsaken(&it.descriptor, &status.descriptor, freeze.name)) {
                     self.thaw(&status.descriptor, freeze).await;
                 }
             }
         }
-    }
-
-    fn is_forsaken(&self, name: MergeName) -> bool {
-        let left = self.store.replica(name.left_range_id);
-        left.is_some_and(|left| is_forsaken(&left.descriptor(), name))
     }
 
     async fn thaw(&self, range: &RangeDescriptor, freeze: Freeze) {
@@ -140,9 +137,17 @@ impl Merger {
     }
 }
 
-/// True once the local left replica has applied a later version without taking the range in.
-pub(crate) fn is_forsaken(left: &RangeDescriptor, name: MergeName) -> bool {
-    left.epoch.version > name.left_version
+/// True if a replica shows that the merge for which a range is frozen can never happen: the left
+/// range, or whoever has its last keys now, is of a later version and has not taken the range in. (The
+/// left range may have been split, or taken in itself. That it is of a later version is not enough:
+/// the merge makes it so, too, and the frozen replica is still here for a moment.)
+pub(crate) fn is_forsaken(
+    other: &RangeDescriptor,
+    right: &RangeDescriptor,
+    name: MergeName,
+) -> bool {
+    let left = other.range_id == name.left_range_id || other.span.end == right.span.start;
+    left && other.epoch.version > name.left_version && !other.span.overlaps(&right.span)
 }
 
 /// Whether every replica of the right range holds its log up to the freeze.
@@ -181,5 +186,42 @@ async fn await_replicas(right: &ReplicaHandle, freeze: Freeze) -> Result<(), Str
             return Err("a replica of the right range does not keep up".to_owned());
         }
         sleep(LOOK_INTERVAL).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rangedb_types::Span;
+
+    const NAME: MergeName = MergeName { left_range_id: RangeId(1), left_version: 4 };
+
+    fn range(id: u64, start: &str, end: &str, version: u64) -> RangeDescriptor {
+        RangeDescriptor {
+            range_id: RangeId(id),
+            span: Span { start: start.into(), end: end.into() },
+            epoch: Epoch { version, conf_version: 1 },
+            replicas: Vec::new(),
+        }
+    }
+
+    /// The merge raises the version, too: a thaw right after it would let writes into a range that
+    /// is gone, on nodes that have not merged yet.
+    #[test]
+    fn a_range_that_was_just_merged_is_not_thawed() {
+        let right = range(2, "m", "x", 7);
+        assert!(!is_forsaken(&range(1, "b", "x", 8), &right, NAME));
+        assert!(is_forsaken(&range(1, "b", "m", 5), &right, NAME));
+        assert!(!is_forsaken(&range(1, "b", "m", 4), &right, NAME));
+        assert!(!is_forsaken(&range(3, "a", "b", 9), &right, NAME));
+    }
+
+    /// Nobody would thaw it otherwise: the range that the freeze names is gone.
+    #[test]
+    fn a_range_whose_left_neighbour_was_itself_merged_or_split_is_thawed() {
+        let right = range(2, "m", "x", 7);
+        assert!(is_forsaken(&range(5, "a", "m", 6), &right, NAME), "the neighbour was taken in");
+        assert!(is_forsaken(&range(6, "g", "m", 5), &right, NAME), "the neighbour was split");
+        assert!(is_forsaken(&range(1, "b", "g", 5), &right, NAME), "the neighbour was split");
     }
 }

@@ -120,11 +120,6 @@ impl Hosted {
     /// Makes the state visible to the services.
     pub fn publish(&mut self, shared: &Shared) {
         let core = &self.core;
-        if self.span.start != core.descriptor().span.start
-            || self.span.end != core.descriptor().span.end
-        {
-            self.span = Arc::new(core.descriptor().span.clone());
-        }
         let leader = core.leader_id().and_then(|id| core.descriptor().replica(id).copied());
         let (is_leader, term) = (core.is_leader(), core.term());
         let leadership = leadership_of(core);
@@ -162,6 +157,10 @@ impl Hosted {
         sender: &WorkerSender,
         out: &mut Vec<Outbound>,
     ) {
+        // The bounds that leave are those of the epoch they leave with.
+        if *self.span != self.core.descriptor().span {
+            self.span = Arc::new(self.core.descriptor().span.clone());
+        }
         for message in messages {
             let to_replica = ReplicaId(message.to);
             let descriptor = self.core.descriptor();

@@ -195,6 +195,7 @@ impl Worker {
                 self.early_votes.keep(inbound);
                 return;
             }
+            self.remove_merged_away(range_id, &inbound.span, inbound.epoch);
             if !self.make_empty(range_id, inbound.to_replica, &inbound.span, now) {
                 return;
             }
@@ -307,7 +308,7 @@ impl Worker {
     /// A verified snapshot arrived.
     pub(super) fn staged(&mut self, staged: StagedSnapshot, done: InstallDone, now: MonotonicTime) {
         let range_id = staged.descriptor.range_id;
-        self.remove_merged_away(&staged.descriptor);
+        self.remove_merged_away(range_id, &staged.descriptor.span, staged.descriptor.epoch);
         let known = self.replicas.get(&range_id);
         let refusal = match known {
             Some(hosted) if hosted.core.replica_id != staged.to_replica => {
@@ -347,6 +348,9 @@ impl Worker {
         let loaded = range_state::load(self.shared.engine.snapshot().as_ref(), range_id)?;
         let applier = loaded.ok_or_else(|| format!("range {range_id} lost its state"))?;
         let changes = hosted.core.snapshot_installed(Arc::clone(&applier.descriptor));
+        // It may have been frozen before, and thawed in what the snapshot spans.
+        hosted.core.set_frozen(applier.frozen.is_some());
+        hosted.handle.set_frozen(applier.frozen);
         let handle = Arc::clone(&hosted.handle);
         self.write_log(LogWrite { changes }, true)?;
         // From here on a log that ends before the applied index is damage again.

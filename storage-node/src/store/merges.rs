@@ -3,12 +3,13 @@
 
 use super::IdMap;
 use super::applier::{ApplyTask, ApplyThread};
+use super::hosted::Hosted;
 use super::range_state;
 use super::worker::{Task, Worker};
 use crate::replica::apply::{Applier, CommittedEntry};
 use crate::replica::command::MergePlan;
 use rangedb_engine::Durability;
-use rangedb_types::{RangeDescriptor, RangeId};
+use rangedb_types::{Epoch, RangeId, Span};
 use std::collections::VecDeque;
 
 /// The merges that one apply thread has to do with.
@@ -98,24 +99,44 @@ impl ApplyThread {
 }
 
 impl Worker {
-    /// A snapshot shows a range that has taken in others which are still here, for this node slept
-    /// through the merge. They lie inside its bounds and are older, so they are gone everywhere
-    /// else: they go here too, and the snapshot is taken when it comes again.
-    pub(super) fn remove_merged_away(&mut self, snapshot: &RangeDescriptor) {
+    /// A message or a snapshot shows a range as it is elsewhere, and others here must have been merged
+    /// away while this node slept: they go, and what showed it is taken when it comes again.
+    ///
+    /// A range keeps its first key for as long as it lives. So one that is not the newest to own its
+    /// first key is gone everywhere else, whatever became of the rest of its keys since.
+    pub(super) fn remove_merged_away(&mut self, range_id: RangeId, span: &Span, epoch: Epoch) {
+        let may_take_in =
+            |hosted: &Hosted| hosted.core.is_initialised() && !hosted.core.is_all_applied();
+        if self.replicas.get(&range_id).is_some_and(may_take_in) {
+            // It may be about to take them in itself, and needs them for that.
+            return;
+        }
         let stale: Vec<_> = self
-            .replicas
+            .shared
+            .registry
+            .read()
             .values()
-            .filter(|hosted| hosted.core.is_initialised() && !hosted.core.is_busy())
-            .map(|hosted| hosted.core.descriptor())
+            .map(|handle| handle.descriptor())
             .filter(|range| {
-                range.range_id != snapshot.range_id
-                    && snapshot.span.covers(&range.span)
-                    && range.epoch.version < snapshot.epoch.version
+                range.range_id != range_id
+                    && span.contains(&range.span.start)
+                    && range.epoch.version < epoch.version
             })
             .map(|range| range.range_id)
             .collect();
-        for range_id in stale {
-            tracing::info!(%range_id, into = %snapshot.range_id, "merged away while this node slept");
+        for stale in stale {
+            tracing::info!(range_id = %stale, into = %range_id, "merged away while this node slept");
+            self.shared.send(stale, Task::MergedAway { range_id: stale, version: epoch.version });
+        }
+    }
+
+    /// Another Raft thread saw that a range of this one was merged away.
+    pub(super) fn merged_away(&mut self, range_id: RangeId, version: u64) {
+        let older = |hosted: &Hosted| {
+            let core = &hosted.core;
+            core.is_initialised() && !core.is_busy() && core.descriptor().epoch.version < version
+        };
+        if self.replicas.get(&range_id).is_some_and(older) {
             self.destroy(range_id);
         }
     }

@@ -82,6 +82,11 @@ pub enum Task {
         range_id: RangeId,
         position: LogPosition,
     },
+    /// Another range, of this version, has its first key now.
+    MergedAway {
+        range_id: RangeId,
+        version: u64,
+    },
     /// The applied index of each range that is durable in the data store.
     Compact {
         durable: Arc<IdMap<RangeId, u64>>,
@@ -213,6 +218,7 @@ impl Worker {
                     self.touched.insert(range_id);
                 }
             }
+            Task::MergedAway { range_id, version } => self.merged_away(range_id, version),
             Task::Compact { durable, force } => self.compact(&durable, &force)?,
             Task::Stop => unreachable!("the caller looks for it first"),
         }

@@ -14,7 +14,8 @@ impl NoOverlap {
     /// Looks at all ranges that have state on one node.
     pub fn check(&mut self, ranges: &[RangeDescriptor]) -> Result<(), String> {
         for (at, range) in ranges.iter().enumerate() {
-            if let Some(other) = ranges[..at].iter().find(|other| other.span.overlaps(&range.span)) {
+            if let Some(other) = ranges[..at].iter().find(|other| other.span.overlaps(&range.span))
+            {
                 return Err(format!("on one node: {range:?} and {other:?}"));
             }
             self.compare(range)?;

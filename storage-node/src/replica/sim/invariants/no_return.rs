@@ -32,7 +32,9 @@ impl NoReturn {
             }
         }
         if let Some(replica_id) = lives.gone.intersection(&all).next() {
-            return Err(format!("replica {replica_id} was removed from node {node_id} and is back"));
+            return Err(format!(
+                "replica {replica_id} was removed from node {node_id} and is back"
+            ));
         }
         lives.gone.extend(lives.present.difference(&all));
         lives.present = initialised;

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use rangedb_engine::{Engine as _, Family};
 use rangedb_mvcc::key::encode_key;
 use rangedb_proto::internal::v1::{Mutation, WriteCommand};
-use rangedb_types::{RangeId, Random as _};
+use rangedb_types::{Random as _, RangeId};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -160,7 +160,8 @@ impl World {
     }
 
     fn value_at(&self, at: usize, key: &[u8]) -> Option<u64> {
-        let value = self.nodes[at].engine.get(Family::Lock, &encode_key(key)).expect("it is memory");
+        let value =
+            self.nodes[at].engine.get(Family::Lock, &encode_key(key)).expect("it is memory");
         value.map(|value| u64::from_be_bytes(value.as_ref().try_into().expect("eight bytes")))
     }
 

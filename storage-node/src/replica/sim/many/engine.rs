@@ -4,8 +4,8 @@ use super::power::Power;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use rangedb_engine::{
-    BatchOp, BulkLoader, DiskUsage, Durability, Engine, EngineError, Family, Iter, Result, Snapshot,
-    VERSION_BYTES, VerifyReport, VersionEntry, WriteBatch,
+    BatchOp, BulkLoader, DiskUsage, Durability, Engine, EngineError, Family, Iter, Result,
+    Snapshot, VERSION_BYTES, VerifyReport, VersionEntry, WriteBatch,
 };
 use rangedb_types::Random;
 use std::collections::BTreeMap;

@@ -26,18 +26,20 @@ impl World {
                 }
             }
             10 => {
-                for other in 0..self.nodes.len() {
-                    let (one, other) = (self.nodes[at].id, self.nodes[other].id);
-                    if one != other {
-                        self.cut.insert((one.min(other), one.max(other)));
-                    }
-                }
+                self.cut_off(at);
             }
             11..14 => self.cut.clear(),
             _ => self.cut_logs(at)?,
         }
         self.show_unreachable();
         Ok(())
+    }
+
+    /// A node hears nobody any more.
+    pub(super) fn cut_off(&mut self, at: usize) {
+        let one = self.nodes[at].id;
+        let others = self.nodes.iter().map(|node| node.id).filter(|other| *other != one);
+        self.cut.extend(others.map(|other| (one.min(other), one.max(other))));
     }
 
     /// The power of a node fails at one of its next writes.
@@ -66,7 +68,7 @@ impl World {
         self.show_unreachable();
     }
 
-    fn start_one(&mut self) -> Result {
+    pub(super) fn start_one(&mut self) -> Result {
         let down: Vec<_> =
             (0..self.nodes.len()).filter(|at| self.nodes[*at].running.is_none()).collect();
         if down.is_empty() {
@@ -97,7 +99,7 @@ impl World {
     }
 
     /// Logs of a node are cut as far as they may be, so that who lags needs a snapshot.
-    fn cut_logs(&mut self, at: usize) -> Result {
+    pub(super) fn cut_logs(&mut self, at: usize) -> Result {
         let node = &mut self.nodes[at];
         let Some(running) = &mut node.running else { return Ok(()) };
         for handle in running.store.handles() {
@@ -117,9 +119,10 @@ impl World {
     pub(super) fn show_unreachable(&self) {
         for node in &self.nodes {
             let Some(running) = &node.running else { continue };
-            let gone = self.nodes.iter().filter(|other| {
-                other.running.is_none() || !self.hears(node.id, other.id)
-            });
+            let gone = self
+                .nodes
+                .iter()
+                .filter(|other| other.running.is_none() || !self.hears(node.id, other.id));
             *running.wire.unreachable.lock() = gone.map(|other| other.id).collect();
         }
     }

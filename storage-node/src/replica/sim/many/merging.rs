@@ -10,7 +10,9 @@ use crate::replica::command::{BoundaryChange, MergeName, MergePlan};
 use crate::replica::merge::merge;
 use crate::store::handle::{ProposeError, ReplicaHandle};
 use parking_lot::Mutex;
-use rangedb_types::{Epoch, MonotonicClock as _, MonotonicTime, RangeDescriptor, RangeId, Random as _};
+use rangedb_types::{
+    Epoch, MonotonicClock as _, MonotonicTime, Random as _, RangeDescriptor, RangeId,
+};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +20,7 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a proposal came to.
-type Answer = Arc<Mutex<Option<Result<(), ProposeError>>>>;
+pub(super) type Answer = Arc<Mutex<Option<Result<(), ProposeError>>>>;
 
 /// One merge that a node works on.
 struct Work {
@@ -58,7 +60,7 @@ impl World {
         }
     }
 
-    fn propose_boundary(
+    pub(super) fn propose_boundary(
         &self,
         at: usize,
         range_id: RangeId,
@@ -106,8 +108,7 @@ impl World {
         if known || merge(left, left.epoch, &range).is_err() {
             return;
         }
-        let name =
-            MergeName { left_range_id: left.range_id, left_version: left.epoch.version };
+        let name = MergeName { left_range_id: left.range_id, left_version: left.epoch.version };
         let step = match right.frozen() {
             Some(freeze) if freeze.name == name => Step::Waiting(freeze),
             Some(_) => return,
@@ -190,16 +191,35 @@ impl World {
         let still: Vec<_> = works.into_iter().filter_map(|work| self.next_step(work)).collect();
         self.merging.works.extend(still);
         self.end_forsaken();
+        self.lead_where_it_is_known();
+    }
+
+    /// A frozen range is thawed by a leader on whose node it is seen that it may be.
+    fn lead_where_it_is_known(&mut self) {
+        let handles = self.handles();
+        for (at, right) in self.leaders() {
+            let Some(freeze) = right.frozen() else { continue };
+            let range = right.descriptor();
+            let knows = |(_, other): &&(usize, Arc<ReplicaHandle>)| {
+                is_forsaken(&other.descriptor(), &range, freeze.name)
+            };
+            let there = handles.iter().filter(knows).find_map(|(at, _)| {
+                range.replica_on(self.nodes[*at].id).map(|member| member.replica_id)
+            });
+            if let Some(to) = there {
+                self.transfer_to(at, range.range_id, to);
+            }
+        }
     }
 
     /// Merges that stand still are given up; ranges whose merge cannot happen any more are thawed.
     fn end_forsaken(&mut self) {
         for (at, right) in self.leaders() {
             let Some(freeze) = right.frozen() else { continue };
-            let name = freeze.name;
-            let left = self.handle(at, name.left_range_id);
-            if left.is_some_and(|left| is_forsaken(&left.descriptor(), name)) {
-                let (range, thaw) = (right.descriptor(), BoundaryChange::Thaw(name));
+            let (name, range) = (freeze.name, right.descriptor());
+            let mut here = self.handles().into_iter().filter(|(other_at, _)| *other_at == at);
+            if here.any(|(_, other)| is_forsaken(&other.descriptor(), &range, name)) {
+                let thaw = BoundaryChange::Thaw(name);
                 self.propose_boundary(at, range.range_id, range.epoch, thaw);
             } else if self.random.below(8) == 0 {
                 for (left_at, left) in self.leaders() {

@@ -8,6 +8,7 @@
 mod clients;
 mod engine;
 mod faults;
+mod found;
 mod log;
 mod merging;
 mod network;
@@ -21,7 +22,7 @@ mod watch;
 
 use self::clients::Clients;
 use self::merging::Merging;
-use self::network::{Packet, Transfer};
+use self::network::{Packet, Receipt, Transfer};
 use self::node::Node;
 use self::placement::Placement;
 use self::settings::Plan;
@@ -31,7 +32,8 @@ use crate::snapshot::by_hand;
 use crate::store::StoreSettings;
 use crate::store::handle::ReplicaHandle;
 use rangedb_types::{
-    Epoch, NodeId, RangeDescriptor, RangeId, Random as _, Replica as Member, ReplicaRole, SeededRandom, Span,
+    Epoch, NodeId, Random as _, RangeDescriptor, RangeId, Replica as Member, ReplicaRole,
+    SeededRandom, Span,
 };
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -69,7 +71,8 @@ impl World {
         let folder = tempfile::tempdir_in(base).expect("a folder for snapshots");
         let mut nodes = Vec::new();
         for id in 1..=plan.nodes {
-            let mut settings = StoreSettings { raft_threads: plan.raft_threads, ..Default::default() };
+            let mut settings =
+                StoreSettings { raft_threads: plan.raft_threads, ..Default::default() };
             // Raft would draw them from a source that cannot be replayed: each node has its own.
             let ticks = settings.replica.election_ticks + 2 * id as usize;
             settings.replica.election_ticks_drawn = (ticks, ticks + 1);
@@ -242,8 +245,11 @@ impl World {
         let path = node.folder.join(format!("s{}", node.staged));
         let staged = by_hand::transfer(&job, from, path).expect("the folder can be written");
         let running = node.running.as_ref().expect("it was looked for");
-        let tell = move |result: std::result::Result<(), String>| done(receipt && result.is_ok());
-        running.store.deliver_snapshot(staged, Box::new(tell));
+        let told = Receipt::new(done);
+        let tell = Box::new(move |result: std::result::Result<(), String>| {
+            told.tell(receipt && result.is_ok());
+        });
+        running.store.deliver_snapshot(staged, tell);
         self.watch.snapshots += 1;
     }
 

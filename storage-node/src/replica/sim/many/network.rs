@@ -20,6 +20,29 @@ pub struct Transfer {
     pub done: SendDone,
 }
 
+/// Tells the sender of a snapshot once what became of it, also if the receiver dies.
+pub struct Receipt(Option<SendDone>);
+
+impl Receipt {
+    pub fn new(done: SendDone) -> Self {
+        Self(Some(done))
+    }
+
+    pub fn tell(mut self, installed: bool) {
+        if let Some(done) = self.0.take() {
+            done(installed);
+        }
+    }
+}
+
+impl Drop for Receipt {
+    fn drop(&mut self) {
+        if let Some(done) = self.0.take() {
+            done(false);
+        }
+    }
+}
+
 /// Work for the snapshot thread.
 pub enum Job {
     Install(StagedSnapshot, InstallDone),

@@ -64,8 +64,8 @@ impl Node {
     /// Starts from what the disks hold, in the order in which the server does.
     pub fn start(&mut self) -> Result<(), String> {
         let engine: Arc<dyn Engine> = Arc::clone(&self.engine) as Arc<dyn Engine>;
-        let installed = snapshot::recover(engine.as_ref(), &self.folder)
-            .map_err(|error| error.to_string())?;
+        let installed =
+            snapshot::recover(engine.as_ref(), &self.folder).map_err(|error| error.to_string())?;
         let recovered: Vec<_> = installed.keys().copied().collect();
         let wire = Arc::new(Wire::new(self.id));
         let store = SteppedStore::open(StoreOptions {

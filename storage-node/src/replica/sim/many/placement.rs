@@ -8,7 +8,7 @@ use crate::replica::command::{BoundaryChange, SplitPlan};
 use crate::replica::membership::ReplicaChangeKind;
 use crate::store::handle::{ReplicaHandle, ReplicaStatus};
 use rangedb_types::{
-    Epoch, NodeId, RangeDescriptor, RangeId, Random as _, Replica as Member, ReplicaId, ReplicaRole,
+    Epoch, NodeId, Random as _, RangeDescriptor, RangeId, Replica as Member, ReplicaId, ReplicaRole,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -66,8 +66,20 @@ impl World {
             return;
         }
         let chosen = self.random.below(leaders.len() as u64) as usize;
-        let ranges: BTreeSet<_> = leaders.iter().map(|(_, handle)| handle.range_id()).collect();
+        let ranges: BTreeSet<_> =
+            self.handles().iter().map(|(_, handle)| handle.range_id()).collect();
+        // What is being merged is left alone, but for orders that are late.
+        let merging: BTreeSet<_> = leaders
+            .iter()
+            .filter_map(|(_, handle)| {
+                Some([handle.range_id(), handle.frozen()?.name.left_range_id])
+            })
+            .flatten()
+            .collect();
         let (at, handle) = leaders.swap_remove(chosen);
+        if merging.contains(&handle.range_id()) && self.random.below(8) > 0 {
+            return;
+        }
         match self.random.below(10) {
             0..2 if ranges.len() < RANGES_MAX => self.split(at, &handle),
             2..3 => self.transfer(at, &handle),
@@ -152,7 +164,11 @@ impl World {
         self.change(at, range_id, range.epoch, changes, false);
     }
 
-    fn next_changes(&mut self, status: &ReplicaStatus, wanted: &BTreeSet<NodeId>) -> Option<Changes> {
+    fn next_changes(
+        &mut self,
+        status: &ReplicaStatus,
+        wanted: &BTreeSet<NodeId>,
+    ) -> Option<Changes> {
         let range = &status.descriptor;
         let learners: Vec<_> = range.with_role(ReplicaRole::Learner).copied().collect();
         let leaving: Vec<_> = range

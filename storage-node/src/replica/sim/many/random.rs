@@ -3,8 +3,10 @@
 use super::clients::{KEYS, key};
 use super::{Plan, Result, Violation, World};
 use crate::replica::sim::invariants::no_gap;
+use crate::store::handle::ReplicaHandle;
 use rangedb_types::{RangeDescriptor, RangeId};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Seeds of a normal test run.
 const SEEDS: u64 = 20;
@@ -44,10 +46,56 @@ impl World {
                 None => return Ok(()),
             }
         }
-        Err(Violation { rule: "the cluster heals", text: why })
+        Err(Violation { rule: "the cluster heals", text: format!("{why}\n{}", self.describe()) })
+    }
+
+    /// Every replica in a line, for whoever looks for a fault.
+    fn describe(&self) -> String {
+        let line = |(at, handle): (usize, Arc<ReplicaHandle>)| {
+            let status = handle.status();
+            let range = &status.descriptor;
+            let members: Vec<_> = range
+                .replicas
+                .iter()
+                .map(|it| (it.replica_id.get(), it.node_id.get(), it.role))
+                .collect();
+            format!(
+                "node {} range {} replica {} {:?} {:?} {members:?} leads {} term {} applied {} \
+                 last {} frozen {:?} down {:?} held {}\n",
+                self.nodes[at].id,
+                range.range_id,
+                status.replica_id,
+                (
+                    String::from_utf8_lossy(&range.span.start),
+                    String::from_utf8_lossy(&range.span.end)
+                ),
+                (range.epoch.version, range.epoch.conf_version),
+                status.is_leader,
+                status.term,
+                status.applied_index,
+                status.last_index,
+                status.frozen,
+                status.down,
+                status.slowest_match,
+            )
+        };
+        self.handles().into_iter().map(line).collect()
     }
 
     fn good_round(&mut self) -> Result {
+        self.calm_round()?;
+        self.note_ends()?;
+        self.end_merges();
+        for (at, handle) in self.leaders() {
+            if handle.descriptor().is_joint() {
+                self.move_on(at, &handle.status());
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything arrives and is worked on.
+    pub(super) fn calm_round(&mut self) -> Result {
         self.pass_time(50)?;
         for _ in 0..4 {
             for packet in std::mem::take(&mut self.packets) {
@@ -58,13 +106,6 @@ impl World {
             }
             for at in 0..self.nodes.len() {
                 self.run_node(at, true)?;
-            }
-        }
-        self.note_ends()?;
-        self.end_merges();
-        for (at, handle) in self.leaders() {
-            if handle.descriptor().is_joint() {
-                self.move_on(at, &handle.status());
             }
         }
         Ok(())

@@ -43,4 +43,4 @@ impl Plan {
 }
 
 /// Steps of one run.
-const STEPS: u64 = 12_000;
+const STEPS: u64 = 100_000;

@@ -1,0 +1,155 @@
+//! Faults that random runs found, each told by hand.
+
+use super::World;
+use super::clients::key;
+use super::settings::Plan;
+use crate::replica::Input;
+use crate::replica::apply::Freeze;
+use crate::replica::command::{BoundaryChange, MergeName, SplitPlan};
+use crate::store::handle::ReplicaHandle;
+use rangedb_types::{Epoch, RangeId};
+use std::sync::Arc;
+
+const LEFT: RangeId = RangeId(1);
+const RIGHT: RangeId = RangeId(2);
+/// Rounds after which a calm cluster has done what it was asked.
+const ROUNDS: u32 = 200;
+
+impl World {
+    /// Three nodes with two ranges, and nothing that fails.
+    fn calm() -> Self {
+        let mut world = Self::new(1, Plan { nodes: 3, raft_threads: 1, ..Plan::of_seed(1) });
+        world.until("a leader", |world| world.led(LEFT).is_some());
+        let new_range_id = world.placement.new_range_id();
+        let ids = (0..3).map(|_| world.placement.new_replica_id(new_range_id)).collect();
+        let (key, new_replica_ids) = (key(12), ids);
+        let (left_bytes, right_bytes) = (0, 0);
+        let plan = SplitPlan { key, new_range_id, new_replica_ids, left_bytes, right_bytes };
+        world.bounds(LEFT, BoundaryChange::Split(plan));
+        world.until("a right range", |world| world.led(RIGHT).is_some());
+        world
+    }
+
+    fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
+        for _ in 0..ROUNDS {
+            if done(self) {
+                return;
+            }
+            self.calm_round().expect("nothing is broken");
+        }
+        panic!("{what} does not come");
+    }
+
+    fn rounds(&mut self, count: u32) {
+        for _ in 0..count {
+            self.calm_round().expect("nothing is broken");
+        }
+    }
+
+    fn led(&self, range_id: RangeId) -> Option<(usize, Arc<ReplicaHandle>)> {
+        let mut leaders = self.leaders();
+        leaders.retain(|(_, handle)| handle.range_id() == range_id);
+        leaders.pop().filter(|(_, handle)| handle.status().leader.is_some())
+    }
+
+    fn epoch(&self, range_id: RangeId) -> Epoch {
+        self.led(range_id).expect("it is led").1.descriptor().epoch
+    }
+
+    /// A change of bounds is proposed and applied.
+    fn bounds(&mut self, range_id: RangeId, change: BoundaryChange) {
+        for _ in 0..ROUNDS {
+            if let Some((at, _)) = self.led(range_id) {
+                let epoch = self.epoch(range_id);
+                let answer = self.propose_boundary(at, range_id, epoch, change.clone());
+                self.rounds(4);
+                if *answer.lock() == Some(Ok(())) {
+                    return;
+                }
+            } else {
+                self.rounds(1);
+            }
+        }
+        panic!("{change:?} is not applied");
+    }
+
+    fn freeze(&mut self) -> MergeName {
+        let left_version = self.epoch(LEFT).version;
+        let name = MergeName { left_range_id: LEFT, left_version };
+        self.bounds(RIGHT, BoundaryChange::Freeze(name));
+        name
+    }
+
+    fn thaw(&mut self, name: MergeName) {
+        self.bounds(LEFT, BoundaryChange::RaiseVersion(name.left_version));
+        self.bounds(RIGHT, BoundaryChange::Thaw(name));
+    }
+
+    /// A node that does not lead the right range.
+    fn follower(&self) -> usize {
+        let (leader, _) = self.led(RIGHT).expect("it is led");
+        (leader + 1) % self.nodes.len()
+    }
+
+    /// The right range's leader keeps nothing of its log that it can do without.
+    fn cut_log(&mut self) {
+        let (at, handle) = self.led(RIGHT).expect("it is led");
+        let node = &mut self.nodes[at];
+        node.log.pin(handle.replica_id());
+        node.running.as_mut().expect("it runs").store.compact().expect("the disks work");
+        self.rounds(2);
+    }
+
+    fn frozen(&self, at: usize) -> Option<Freeze> {
+        self.handle(at, RIGHT).expect("it is there").frozen()
+    }
+}
+
+/// A snapshot would not tell that the range is frozen, so there is none; raft-rs must not take that
+/// for a broken disk, and end the process.
+#[test]
+fn a_frozen_leader_survives_a_follower_that_needs_a_snapshot() {
+    let mut world = World::calm();
+    let behind = world.follower();
+    world.crash(behind, true);
+    let name = world.freeze();
+    world.cut_log();
+    world.start(behind).expect("it starts");
+    world.rounds(40);
+    assert_eq!(world.watch.snapshots, 0);
+    world.thaw(name);
+    world.until("a snapshot", |world| world.watch.snapshots > 0);
+    world.until("the follower", |world| {
+        let leader = world.led(RIGHT).expect("it is led").1;
+        let follower = world.handle(behind, RIGHT);
+        follower.is_some_and(|follower| follower.applied_index() == leader.applied_index())
+    });
+}
+
+/// It would lead later, and serve nobody.
+#[test]
+fn a_replica_that_is_thawed_by_a_snapshot_serves() {
+    let mut world = World::calm();
+    let name = world.freeze();
+    let behind = world.follower();
+    world.until("the freeze everywhere", |world| world.frozen(behind).is_some());
+    // Alive, and cut off: a restart would read what is on disk.
+    world.cut_off(behind);
+    world.thaw(name);
+    world.cut_log();
+    world.cut.clear();
+    world.until("a snapshot", |world| world.watch.snapshots > 0);
+    world.rounds(10);
+    assert_eq!(world.frozen(behind), None);
+    let to = world.handle(behind, RIGHT).expect("it is there").replica_id();
+    let (at, _) = world.led(RIGHT).expect("it is led");
+    world.nodes[at]
+        .running
+        .as_ref()
+        .expect("it runs")
+        .store
+        .input(RIGHT, Input::TransferLeader { to });
+    world.until("the new leader", |world| {
+        world.handle(behind, RIGHT).is_some_and(|handle| handle.leadership().is_some())
+    });
+}
