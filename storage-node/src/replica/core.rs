@@ -20,7 +20,7 @@ use super::split::split;
 use crate::raft_log::LogPosition;
 use crate::store::handle::{ProposeError, ReadError};
 use protobuf::Message as _;
-use raft::eraftpb::{ConfChangeV2, Message, MessageType};
+use raft::eraftpb::{ConfChangeV2, HardState, Message, MessageType};
 use raft::{RawNode, SnapshotStatus, StateRole};
 use rangedb_types::{
     Epoch, MonotonicTime, RangeDescriptor, Replica as Member, ReplicaId, ReplicaRole,
@@ -92,6 +92,8 @@ pub struct Replica {
     pub(super) boundary: Option<u64>,
     /// Frozen for a merge: nothing is served, and the lease is not renewed.
     pub(super) frozen: bool,
+    /// The hard state as the log store holds it; the commit index may be ahead of it.
+    pub(super) written: HardState,
     pub(super) in_flight: Option<InFlight>,
     pub(super) sizer: LogSizer,
     pub(super) last_contact: HashMap<u64, MonotonicTime>,
@@ -112,6 +114,7 @@ impl Replica {
         now: MonotonicTime,
     ) -> Result<Self, raft::Error> {
         let config = options.raft_config(replica_id, applied.index);
+        let written = storage.hard_state().clone();
         // Batched appends stay off: raft-rs 0.7 adds entries to a queued append that has none without
         // looking at its previous index, so that followers acknowledge entries they do not hold.
         let mut node = RawNode::new(&config, storage, logger)?;
@@ -135,6 +138,7 @@ impl Replica {
             ticks_to_round: 0,
             boundary: None,
             frozen: false,
+            written,
             in_flight: None,
             sizer: LogSizer::default(),
             last_contact: HashMap::new(),

@@ -88,8 +88,11 @@ impl Replica {
             effects.install = Some(position);
         } else {
             // A new commit index alone is not worth a write: after a restart it follows from what is
-            // applied, and from the leader.
-            let state = in_flight.hard_state.as_ref().filter(|_| effects.must_sync);
+            // applied, and from the leader. But it goes with the next entries: one that changes
+            // members relies on its log to know that the change before it is committed.
+            let state =
+                in_flight.hard_state.as_ref().unwrap_or_else(|| self.node.store().hard_state());
+            let state = (effects.must_sync && *state != self.written).then(|| state.clone());
             self.log_changes(entries, state, &mut effects.log);
         }
         self.in_flight = Some(in_flight);
@@ -99,7 +102,7 @@ impl Replica {
     fn log_changes(
         &mut self,
         entries: Vec<Entry>,
-        state: Option<&HardState>,
+        state: Option<HardState>,
         log: &mut Vec<LogChange>,
     ) {
         let replica_id = self.replica_id;
@@ -109,7 +112,8 @@ impl Replica {
             log.push(LogChange::Append { replica_id, entries });
         }
         if let Some(hard_state) = state {
-            log.push(LogChange::SetHardState { replica_id, hard_state: hard_state.clone() });
+            self.written = hard_state.clone();
+            log.push(LogChange::SetHardState { replica_id, hard_state });
         }
     }
 
@@ -122,6 +126,7 @@ impl Replica {
             in_flight.hard_state.clone().unwrap_or_else(|| self.node.store().hard_state().clone());
         state.commit = state.commit.max(position.index);
         in_flight.hard_state = Some(state.clone());
+        self.written = state.clone();
         let replica_id = self.replica_id;
         let mut log = vec![LogChange::ResetTo { replica_id, position, hard_state: state }];
         let entries = std::mem::take(&mut in_flight.entries);

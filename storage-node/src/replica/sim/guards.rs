@@ -1,6 +1,7 @@
 //! One test for each fault of raft-rs and each demand of its contract that the core guards against.
 
 use super::{Cluster, member, options};
+use crate::raft_log::RaftLog as _;
 use crate::replica::Input;
 use crate::replica::membership::ReplicaChangeKind;
 use crate::store::handle::ReadError;
@@ -45,6 +46,28 @@ fn the_librarys_lease_reads_stay_off_and_its_limits_are_set() {
     assert_eq!(default.max_uncommitted_size, u64::MAX, "the library's default has no limit");
     assert!(options().lease_length() + options().tick <= options().election_timeout());
     config.validate().unwrap();
+}
+
+/// An entry that changes members is appended once the change before it is committed, and a log that
+/// holds it must know that after a crash, too: else a replica campaigns among members of two changes
+/// ago, and is elected beside the real leader.
+#[test]
+fn what_is_committed_is_written_with_the_next_entries() {
+    let mut cluster = Cluster::voters(3);
+    let leader = cluster.elect();
+    cluster.propose(leader, 1);
+    for _ in 0..4 {
+        cluster.settle();
+        cluster.tick();
+    }
+    let known: Vec<u64> = cluster.nodes.values().map(|node| node.applier.applied.index).collect();
+    cluster.propose(leader, 2);
+    cluster.settle();
+    for (node, known) in cluster.nodes.values().zip(known) {
+        node.disk.crash();
+        let state = node.disk.load(ReplicaId(1)).expect("it reads").expect("it is there");
+        assert!(state.hard_state.commit >= known, "{} of {known}", state.hard_state.commit);
+    }
 }
 
 /// A sole voter with learners may otherwise announce a term that a crash would take back.

@@ -4,6 +4,7 @@ use crate::raft_log::LogPosition;
 use crate::replica::apply::Applier;
 use crate::store::stepped::checksum;
 use rangedb_engine::Snapshot;
+use rangedb_mvcc::replicated_spans;
 use rangedb_types::{NodeId, RangeId};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -37,7 +38,10 @@ impl SameState {
         range.replicas.hash(&mut hasher);
         applier.frozen.map(|freeze| freeze.position.index).hash(&mut hasher);
         let state = hasher.finish();
-        let words = || format!("{entries} entries, {range:?}, frozen {:?}", applier.frozen);
+        let words = || {
+            let contents = contents(data, applier);
+            format!("{entries} entries, term {term}, {contents:?}, {range:?}, {:?}", applier.frozen)
+        };
         let known = self.states.entry((range_id, index));
         let (same, other, theirs) = known.or_insert_with(|| (state, node_id, words()));
         if *same == state {
@@ -53,4 +57,20 @@ impl SameState {
     pub fn forget(&mut self, node_id: NodeId) {
         self.last.retain(|(node, _), _| *node != node_id);
     }
+}
+
+/// Every entry that all replicas hold alike.
+fn contents(data: &dyn Snapshot, applier: &Applier) -> Vec<String> {
+    let mut entries = Vec::new();
+    for span in replicated_spans(&applier.descriptor) {
+        let iter = data.iterator(span.family, &span.lower, &span.upper);
+        let mut iter = iter.expect("it is memory");
+        let mut valid = iter.seek_to_first().expect("it is memory");
+        while valid {
+            let (key, value) = (String::from_utf8_lossy(iter.key()), iter.value());
+            entries.push(format!("{} {key:?}: {value:?}", span.family));
+            valid = iter.next().expect("it is memory");
+        }
+    }
+    entries
 }

@@ -136,9 +136,9 @@ impl World {
                 self.pass_time(ms)?;
             }
             80..90 => self.client_acts()?,
-            90..93 => self.carry_snapshot(),
-            93..97 => self.placement_acts(),
-            97..99 => self.merges_go_on(),
+            90..92 => self.carry_snapshot(),
+            92..95 => self.placement_acts(),
+            95..99 => self.merges_go_on(),
             _ => self.something_fails()?,
         }
         Ok(())

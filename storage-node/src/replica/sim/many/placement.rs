@@ -15,6 +15,8 @@ use std::sync::Arc;
 
 /// Ranges are not split beyond this many.
 const RANGES_MAX: usize = 6;
+/// Merges that are wanted at once.
+const MERGES_MAX: usize = 3;
 /// Replicas of a range.
 const COPIES: usize = 3;
 
@@ -85,7 +87,7 @@ impl World {
             2..3 => self.transfer(at, &handle),
             3..4 if self.plan.moves => self.choose_places(handle.range_id()),
             4..9 if self.plan.moves => self.move_on(at, &handle.status()),
-            9 if self.plan.merges => self.choose_merge(handle.range_id()),
+            9 if self.plan.merges => self.choose_merge(&ranges),
             _ => {}
         }
     }
@@ -131,10 +133,16 @@ impl World {
     }
 
     /// The range is to go where its left neighbour is, and then into it.
-    fn choose_merge(&mut self, range_id: RangeId) {
+    fn choose_merge(&mut self, ranges: &BTreeSet<RangeId>) {
         let wanted = &mut self.placement.right_ranges;
-        if !wanted.remove(&range_id) && wanted.len() < 2 {
-            wanted.insert(range_id);
+        wanted.retain(|range_id| ranges.contains(range_id));
+        if wanted.len() >= MERGES_MAX {
+            let out = self.random.below(2 * MERGES_MAX as u64) as usize;
+            let given_up = wanted.iter().nth(out).copied();
+            wanted.retain(|range_id| Some(*range_id) != given_up);
+        } else {
+            let chosen = self.random.below(ranges.len() as u64) as usize;
+            wanted.extend(ranges.iter().nth(chosen).filter(|range_id| range_id.get() > 1));
         }
     }
 
