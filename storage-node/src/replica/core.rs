@@ -92,6 +92,8 @@ pub struct Replica {
     pub(super) boundary: Option<u64>,
     /// Frozen for a merge: nothing is served, and the lease is not renewed.
     pub(super) frozen: bool,
+    /// Nothing more can be applied here: only a snapshot helps.
+    pub(super) wants_snapshot: bool,
     /// The hard state as the log store holds it; the commit index may be ahead of it.
     pub(super) written: HardState,
     pub(super) in_flight: Option<InFlight>,
@@ -138,6 +140,7 @@ impl Replica {
             ticks_to_round: 0,
             boundary: None,
             frozen: false,
+            wants_snapshot: false,
             written,
             in_flight: None,
             sizer: LogSizer::default(),
@@ -201,10 +204,25 @@ impl Replica {
         self.in_flight.is_some()
     }
 
-    /// True if every entry handed to the apply threads came back.
+    /// True if every entry handed to the apply threads came back, or none of the others ever will.
     #[must_use]
     pub fn is_all_applied(&self) -> bool {
-        self.handed == self.applied.index
+        self.wants_snapshot || self.handed == self.applied.index
+    }
+
+    /// The next entry can never be applied here. From now on this replica asks for a snapshot, and
+    /// neither leads nor campaigns until it has one.
+    pub fn ask_for_snapshot(&mut self) {
+        self.wants_snapshot = true;
+    }
+
+    fn keep_asking_for_snapshot(&mut self) {
+        if self.is_leader() {
+            let term = self.term();
+            self.node.raft.become_follower(term, raft::INVALID_ID);
+        }
+        // Refused while there is no leader, and while one is asked for; the next tick asks again.
+        let _refused = self.node.request_snapshot();
     }
 
     /// Followers that hold (nearly) all of the log. Empty unless this replica leads.
@@ -285,6 +303,10 @@ impl Replica {
             return;
         }
         self.reads.give_up_old_rounds(now);
+        if self.wants_snapshot {
+            self.keep_asking_for_snapshot();
+            return;
+        }
         if self.is_sole_voter() && !self.is_leader() {
             // Nobody else could lead or vote: there is nothing to wait for.
             if let Err(error) = self.node.campaign() {

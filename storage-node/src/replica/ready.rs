@@ -134,6 +134,7 @@ impl Replica {
         self.descriptor = descriptor;
         self.applied = position;
         self.handed = position.index;
+        self.wants_snapshot = false;
         self.in_flight = Some(in_flight);
         log
     }

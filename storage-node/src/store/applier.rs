@@ -5,7 +5,7 @@
 
 use super::IdMap;
 use super::handle::{ProposeError, ReplicaHandle};
-use super::merges::Merges;
+use super::merges::{Call, Merges};
 use super::range_state;
 use super::shared::Shared;
 use super::worker::{AppliedNotice, Task, WorkerSender};
@@ -36,8 +36,7 @@ pub enum ApplyTask {
     /// The left range waits to take this one in, as it is at its freeze.
     Yield {
         range_id: RangeId,
-        freeze: u64,
-        left: RangeId,
+        call: Call,
     },
     /// What the left range waited for.
     Absorb {
@@ -136,15 +135,18 @@ impl ApplyThread {
                 handle.bump_special_generation();
                 handle.bump_special_generation();
                 let range_id = applier.descriptor.range_id;
+                self.give_up_merge(range_id);
                 self.ranges.insert(range_id, Owned { applier, handle, removed: false });
+                self.yield_ranges()?;
             }
             ApplyTask::Entries { range_id, entries } => {
                 self.apply(range_id, entries)?;
                 self.yield_ranges()?;
             }
-            ApplyTask::Yield { range_id, freeze, left } => {
-                self.merges.called_in(range_id, freeze, left);
+            ApplyTask::Yield { range_id, call } => {
+                self.merges.called_in(range_id, call);
                 self.yield_ranges()?;
+                self.cannot_yield(range_id)?;
             }
             ApplyTask::Absorb { left, right } => self.absorb(left, &right)?,
             ApplyTask::Destroy { range_id } => {
@@ -173,9 +175,8 @@ impl ApplyThread {
             if committed.is_boundary() {
                 self.write()?;
                 if let Some(plan) = self.wants_merge(range_id, &committed)? {
-                    let right = plan.right.range_id;
                     self.merges.stall(range_id, std::iter::once(committed).chain(entries));
-                    self.shared.call_in(right, plan.freeze, range_id);
+                    self.shared.call_in(&plan, range_id);
                     return Ok(());
                 }
             }
@@ -316,7 +317,7 @@ impl ApplyThread {
             .map_err(|error| format!("cannot remove range {range_id}: {error}"))?;
         let replica_id = owned.applier.replica_id;
         self.worker.send(Task::Destroyed { range_id, replica_id });
-        Ok(())
+        self.cannot_yield(range_id)
     }
 
     /// Computes a checksum of the range as it stands, on a thread of its own.

@@ -3,13 +3,14 @@
 
 use super::IdMap;
 use super::applier::{ApplyTask, ApplyThread};
+use super::handle::ProposeError;
 use super::hosted::Hosted;
 use super::range_state;
 use super::worker::{Task, Worker};
 use crate::replica::apply::{Applier, CommittedEntry};
 use crate::replica::command::MergePlan;
 use rangedb_engine::Durability;
-use rangedb_types::{Epoch, RangeId, Span};
+use rangedb_types::{Epoch, RangeId, ReplicaId, Span};
 use std::collections::VecDeque;
 
 /// The merges that one apply thread has to do with.
@@ -18,8 +19,18 @@ pub(super) struct Merges {
     /// Left ranges and what they are to apply, the merge first. Bounded by the apply lag of their
     /// leaders.
     stalled: IdMap<RangeId, VecDeque<CommittedEntry>>,
-    /// Right ranges, where they freeze, and who waits for them.
-    called_in: IdMap<RangeId, (u64, RangeId)>,
+    /// Right ranges, and who waits for them.
+    called_in: IdMap<RangeId, Call>,
+}
+
+/// A left range waits for a right one.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    /// The index of the right range's freeze.
+    pub freeze: u64,
+    pub left: RangeId,
+    /// The right range's replica on this node.
+    pub replica_id: Option<ReplicaId>,
 }
 
 impl Merges {
@@ -31,8 +42,8 @@ impl Merges {
         self.stalled.entry(left).or_default().extend(entries);
     }
 
-    pub(super) fn called_in(&mut self, right: RangeId, freeze: u64, left: RangeId) {
-        self.called_in.insert(right, (freeze, left));
+    pub(super) fn called_in(&mut self, right: RangeId, call: Call) {
+        self.called_in.insert(right, call);
     }
 }
 
@@ -53,11 +64,11 @@ impl ApplyThread {
         if self.merges.called_in.is_empty() {
             return Ok(());
         }
-        let arrived = self.merges.called_in.iter().filter(|(right, (freeze, _))| {
+        let arrived = self.merges.called_in.iter().filter(|(right, call)| {
             let owned = self.ranges.get(right);
-            owned.is_some_and(|owned| owned.applier.applied.index >= *freeze)
+            owned.is_some_and(|owned| owned.applier.applied.index >= call.freeze)
         });
-        let arrived: Vec<_> = arrived.map(|(right, (_, left))| (*right, *left)).collect();
+        let arrived: Vec<_> = arrived.map(|(right, call)| (*right, call.left)).collect();
         if arrived.is_empty() {
             return Ok(());
         }
@@ -70,6 +81,28 @@ impl ApplyThread {
             }
         }
         Ok(())
+    }
+
+    /// A right range that is called in was removed from this node, for it was seen to be merged away:
+    /// the left one cannot take it in any more, and needs a snapshot.
+    pub(super) fn cannot_yield(&mut self, right: RangeId) -> Result<(), String> {
+        let Some(call) = self.merges.called_in.get(&right).copied() else { return Ok(()) };
+        if self.ranges.contains_key(&right) {
+            return Ok(());
+        }
+        let removed = range_state::tombstone(self.engine.as_ref(), right)?;
+        if removed.is_some() && removed >= call.replica_id {
+            self.merges.called_in.remove(&right);
+            self.shared.send(call.left, Task::CannotMerge { range_id: call.left });
+        }
+        Ok(())
+    }
+
+    /// A snapshot brought the left range beyond a merge that it waited for.
+    pub(super) fn give_up_merge(&mut self, left: RangeId) {
+        for committed in self.merges.stalled.remove(&left).into_iter().flatten() {
+            self.answers.push((committed.replies, Err(ProposeError::OutcomeUnknown)));
+        }
     }
 
     /// Applies the merge that the left range stopped at, as one durable batch, and goes on.
@@ -127,6 +160,14 @@ impl Worker {
         for stale in stale {
             tracing::info!(range_id = %stale, into = %range_id, "merged away while this node slept");
             self.shared.send(stale, Task::MergedAway { range_id: stale, version: epoch.version });
+        }
+    }
+
+    /// A range stopped at a merge that it can never apply.
+    pub(super) fn cannot_merge(&mut self, range_id: RangeId) {
+        if let Some(hosted) = self.replicas.get_mut(&range_id) {
+            tracing::info!(%range_id, "waits for a snapshot, for what it is to take in is gone");
+            hosted.core.ask_for_snapshot();
         }
     }
 

@@ -2,11 +2,13 @@
 
 use super::applier::ApplyTask;
 use super::handle::ReplicaHandle;
+use super::merges::Call;
 use super::settings::StoreSettings;
 use super::worker::{Task, WorkerSender};
 use super::worker_index;
-use crate::raft_log::{LogPosition, RaftLog};
+use crate::raft_log::RaftLog;
 use crate::replica::apply::Applier;
+use crate::replica::command::MergePlan;
 use crate::snapshot::Snapshots;
 use crate::transport::RaftSender;
 use crossbeam_channel::Sender;
@@ -45,9 +47,12 @@ pub struct Shared {
 
 impl Shared {
     /// Asks for a right range, come to its freeze, on behalf of the left one that takes it in.
-    pub fn call_in(&self, right: RangeId, freeze: LogPosition, left: RangeId) {
-        self.send(right, Task::ForceCommit { range_id: right, position: freeze });
-        self.apply(right, ApplyTask::Yield { range_id: right, freeze: freeze.index, left });
+    pub fn call_in(&self, plan: &MergePlan, left: RangeId) {
+        let (right, position) = (plan.right.range_id, plan.freeze);
+        let replica_id = plan.right.replica_on(self.node_id).map(|member| member.replica_id);
+        self.send(right, Task::ForceCommit { range_id: right, position });
+        let call = Call { freeze: position.index, left, replica_id };
+        self.apply(right, ApplyTask::Yield { range_id: right, call });
     }
 
     /// Sends a task to the apply thread of a range.

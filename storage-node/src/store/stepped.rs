@@ -83,6 +83,11 @@ impl SteppedStore {
         self.shared.send(staged.descriptor.range_id, Task::Staged { staged, done });
     }
 
+    /// As if a message had shown that a range was merged away.
+    pub fn merged_away(&self, range_id: RangeId) {
+        self.shared.send(range_id, Task::MergedAway { range_id, version: u64::MAX });
+    }
+
     pub fn bootstrap(&self, descriptor: RangeDescriptor) {
         let done = Box::new(|result: Result<(), String>| result.expect("the first range is made"));
         self.shared.send(descriptor.range_id, Task::Bootstrap { descriptor, done });

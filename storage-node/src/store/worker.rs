@@ -87,6 +87,10 @@ pub enum Task {
         range_id: RangeId,
         version: u64,
     },
+    /// What the range is to take in by its next entry is here no more.
+    CannotMerge {
+        range_id: RangeId,
+    },
     /// The applied index of each range that is durable in the data store.
     Compact {
         durable: Arc<IdMap<RangeId, u64>>,
@@ -219,6 +223,7 @@ impl Worker {
                 }
             }
             Task::MergedAway { range_id, version } => self.merged_away(range_id, version),
+            Task::CannotMerge { range_id } => self.cannot_merge(range_id),
             Task::Compact { durable, force } => self.compact(&durable, &force)?,
             Task::Stop => unreachable!("the caller looks for it first"),
         }

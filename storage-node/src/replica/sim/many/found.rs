@@ -5,9 +5,9 @@ use super::clients::key;
 use super::settings::Plan;
 use crate::replica::Input;
 use crate::replica::apply::Freeze;
-use crate::replica::command::{BoundaryChange, MergeName, SplitPlan};
+use crate::replica::command::{BoundaryChange, MergeName, MergePlan, SplitPlan};
 use crate::store::handle::ReplicaHandle;
-use rangedb_types::{Epoch, RangeId};
+use rangedb_types::{Epoch, RangeId, Span};
 use std::sync::Arc;
 
 const LEFT: RangeId = RangeId(1);
@@ -151,5 +151,35 @@ fn a_replica_that_is_thawed_by_a_snapshot_serves() {
         .input(RIGHT, Input::TransferLeader { to });
     world.until("the new leader", |world| {
         world.handle(behind, RIGHT).is_some_and(|handle| handle.leadership().is_some())
+    });
+}
+
+/// A node is behind a merge. It hears of the merged range from another that was split off since, and
+/// removes what was merged away; then the log, not a snapshot, brings the merge.
+#[test]
+fn a_merge_whose_right_range_is_gone_waits_for_a_snapshot() {
+    let mut world = World::calm();
+    let (at, left) = world.led(LEFT).expect("it is led");
+    let right = world.led(RIGHT).expect("it is led").1.descriptor();
+    if let Some(to) = right.replica_on(world.nodes[at].id).map(|member| member.replica_id) {
+        let (from, _) = world.led(RIGHT).expect("it is led");
+        world.transfer_to(from, RIGHT, to);
+    }
+    world.rounds(20);
+    world.freeze();
+    world.rounds(20);
+    let freeze = world.led(RIGHT).expect("it is led").1.frozen().expect("it is frozen");
+    let behind = (at + 1) % world.nodes.len();
+    world.cut_off(behind);
+    let plan = MergePlan { right: (*right).clone(), freeze: freeze.position };
+    world.bounds(LEFT, BoundaryChange::Merge(plan));
+    world.nodes[behind].running.as_ref().expect("it runs").store.merged_away(RIGHT);
+    world.rounds(2);
+    assert!(world.handle(behind, RIGHT).is_none());
+    world.cut.clear();
+    world.until("the merge", |world| {
+        let follower = world.handle(behind, LEFT).expect("it is there");
+        follower.descriptor().span == Span::all()
+            && follower.applied_index() >= left.applied_index()
     });
 }
