@@ -92,6 +92,8 @@ pub struct Replica {
     pub(super) boundary: Option<u64>,
     /// Frozen for a merge: nothing is served, and the lease is not renewed.
     pub(super) frozen: bool,
+    /// When a leader was last heard of, or the others asked for one.
+    pub(super) last_led: MonotonicTime,
     /// Nothing more can be applied here: only a snapshot helps.
     pub(super) wants_snapshot: bool,
     /// The hard state as the log store holds it; the commit index may be ahead of it.
@@ -141,6 +143,7 @@ impl Replica {
             boundary: None,
             frozen: false,
             wants_snapshot: false,
+            last_led: now,
             written,
             in_flight: None,
             sizer: LogSizer::default(),
@@ -208,21 +211,6 @@ impl Replica {
     #[must_use]
     pub fn is_all_applied(&self) -> bool {
         self.wants_snapshot || self.handed == self.applied.index
-    }
-
-    /// The next entry can never be applied here. From now on this replica asks for a snapshot, and
-    /// neither leads nor campaigns until it has one.
-    pub fn ask_for_snapshot(&mut self) {
-        self.wants_snapshot = true;
-    }
-
-    fn keep_asking_for_snapshot(&mut self) {
-        if self.is_leader() {
-            let term = self.term();
-            self.node.raft.become_follower(term, raft::INVALID_ID);
-        }
-        // Refused while there is no leader, and while one is asked for; the next tick asks again.
-        let _refused = self.node.request_snapshot();
     }
 
     /// Followers that hold (nearly) all of the log. Empty unless this replica leads.
@@ -352,6 +340,9 @@ impl Replica {
             return;
         }
         self.last_contact.insert(message.from, now);
+        if matches!(kind, T::MsgAppend | T::MsgHeartbeat | T::MsgSnapshot) {
+            self.last_led = now;
+        }
         match self.node.step(message) {
             Ok(()) | Err(raft::Error::StepPeerNotFound | raft::Error::ProposalDropped) => {}
             Err(error) => {

@@ -1,11 +1,39 @@
-//! Cutting a replica's log.
+//! Cutting a replica's log, and what a replica does that cannot go on by it.
 
 use super::core::Replica;
 use crate::raft_log::{LogChange, LogPosition};
 use raft::Storage as _;
-use rangedb_types::ReplicaId;
+use rangedb_types::{MonotonicTime, ReplicaId};
 
 impl Replica {
+    /// The next entry can never be applied here. From now on this replica asks for a snapshot, and
+    /// neither leads nor campaigns until it has one.
+    pub fn ask_for_snapshot(&mut self) {
+        self.wants_snapshot = true;
+    }
+
+    pub(super) fn keep_asking_for_snapshot(&mut self) {
+        if self.is_leader() {
+            let term = self.term();
+            self.node.raft.become_follower(term, raft::INVALID_ID);
+        }
+        // Refused while there is no leader, and while one is asked for; the next tick asks again.
+        let _refused = self.node.request_snapshot();
+    }
+
+    /// True, once in a long while, for a replica that no leader speaks to: it may have been removed,
+    /// or its range merged away, without being told. Those who campaign are told; a learner does not,
+    /// and of a range that is gone nobody is left to answer.
+    pub fn wonders_whether_it_is_left(&mut self, now: MonotonicTime) -> bool {
+        let lonely = self.is_initialised()
+            && !self.is_leader()
+            && now.since(self.last_led) > self.options.peer_down_after;
+        if lonely {
+            self.last_led = now;
+        }
+        lonely
+    }
+
     /// A snapshot of this index leaves for a peer.
     pub fn note_snapshot_out(&mut self, to: ReplicaId, index: u64) {
         self.snapshots_out.insert(to.get(), index);

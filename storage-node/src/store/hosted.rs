@@ -90,11 +90,14 @@ impl Hosted {
         self.step_staged(now);
     }
 
-    pub fn tick(&mut self, now: MonotonicTime, shared: &Shared) {
+    pub fn tick(&mut self, now: MonotonicTime, shared: &Shared, out: &mut Vec<Outbound>) {
         if self.core.is_busy() {
             return;
         }
         self.core.tick(now);
+        if self.core.wonders_whether_it_is_left(now) {
+            self.ask_whether_it_is_left(out);
+        }
         for member in &self.core.descriptor().replicas.clone() {
             if self.core.is_leader() && shared.sender.is_unreachable(member.node_id) {
                 self.core.step(Input::Unreachable(member.replica_id), now);
@@ -108,6 +111,22 @@ impl Hosted {
                 published.down = down;
             }
         });
+    }
+
+    /// A message that says nothing but who asks.
+    fn ask_whether_it_is_left(&self, out: &mut Vec<Outbound>) {
+        let range = self.core.descriptor();
+        let others = range.replicas.iter().filter(|it| it.replica_id != self.core.replica_id);
+        out.extend(others.map(|member| Outbound {
+            to_node: member.node_id,
+            range_id: range.range_id,
+            from_replica: self.core.replica_id,
+            to_replica: member.replica_id,
+            epoch: range.epoch,
+            span: Arc::new(range.span.clone()),
+            message: None,
+            removed_by: None,
+        }));
     }
 
     /// Remembers which node a peer speaks from: a replica without state knows no members.

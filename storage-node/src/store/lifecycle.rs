@@ -172,6 +172,10 @@ impl Worker {
     /// A message of another node.
     pub(super) fn inbound(&mut self, inbound: Inbound, now: MonotonicTime) {
         let range_id = inbound.range_id;
+        if inbound.message.is_none() && inbound.removed_by.is_none() {
+            self.answer_whether_it_is_left(&inbound);
+            return;
+        }
         if self
             .replicas
             .get(&range_id)
@@ -181,7 +185,11 @@ impl Worker {
             return;
         }
         if let Some(range) = &inbound.removed_by {
-            self.told_removed(inbound.to_replica, range);
+            if range.range_id == range_id {
+                self.told_removed(inbound.to_replica, range);
+            } else {
+                self.remove_merged_away(range.range_id, &range.span, range.epoch);
+            }
             return;
         }
         let Some(message) = inbound.message.clone() else { return };
@@ -202,22 +210,47 @@ impl Worker {
         }
         let Some(hosted) = self.replicas.get_mut(&range_id) else { return };
         if Self::speaks_for_the_past(hosted, &inbound) {
-            self.outbound.push(Outbound {
-                to_node: inbound.from_node,
-                range_id,
-                from_replica: inbound.to_replica,
-                to_replica: inbound.from_replica,
-                epoch: hosted.core.descriptor().epoch,
-                span: Arc::new(inbound.span),
-                message: None,
-                removed_by: Some(Arc::clone(hosted.core.descriptor())),
-            });
-            self.touched.insert(range_id);
+            let proof = Arc::clone(hosted.core.descriptor());
+            self.tell_removed(&inbound, proof);
             return;
         }
         hosted.note_peer(inbound.from_replica, inbound.from_node);
         hosted.step(Input::Message(message), now);
         self.touched.insert(range_id);
+    }
+
+    fn tell_removed(&mut self, inbound: &Inbound, proof: Arc<RangeDescriptor>) {
+        self.outbound.push(Outbound {
+            to_node: inbound.from_node,
+            range_id: inbound.range_id,
+            from_replica: inbound.to_replica,
+            to_replica: inbound.from_replica,
+            epoch: proof.epoch,
+            span: Arc::new(inbound.span.clone()),
+            message: None,
+            removed_by: Some(proof),
+        });
+        // Sent with the next pass, whatever becomes of the range.
+        self.touched.insert(inbound.range_id);
+    }
+
+    /// Tells a replica that was removed, or whose range was merged away, if that is known here.
+    fn answer_whether_it_is_left(&mut self, inbound: &Inbound) {
+        let proof = match self.replicas.get(&inbound.range_id) {
+            Some(hosted) => Self::speaks_for_the_past(hosted, inbound)
+                .then(|| Arc::clone(hosted.core.descriptor())),
+            None => {
+                let registry = self.shared.registry.read();
+                let mut ranges = registry.values().map(|handle| handle.descriptor());
+                ranges.find(|range| {
+                    range.span.contains(&inbound.span.start)
+                        && range.epoch.version > inbound.epoch.version
+                })
+            }
+        };
+        if let Some(proof) = proof {
+            self.tell_removed(inbound, proof);
+        }
     }
 
     /// True for a sender that was removed and does not know it.

@@ -271,7 +271,7 @@ impl Worker {
 
     pub(super) fn tick(&mut self, now: MonotonicTime) {
         for (range_id, hosted) in &mut self.replicas {
-            hosted.tick(now, &self.shared);
+            hosted.tick(now, &self.shared, &mut self.outbound);
             self.touched.insert(*range_id);
         }
         self.shared.metrics.replicas.set(i64::try_from(self.replicas.len()).unwrap_or(i64::MAX));
