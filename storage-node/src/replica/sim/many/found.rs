@@ -2,18 +2,20 @@
 
 use super::World;
 use super::clients::key;
+use super::placement::Changes;
 use super::settings::Plan;
 use crate::replica::Input;
 use crate::replica::apply::Freeze;
 use crate::replica::command::{BoundaryChange, MergeName, MergePlan, SplitPlan};
+use crate::replica::membership::ReplicaChangeKind;
 use crate::store::handle::ReplicaHandle;
-use rangedb_types::{Epoch, RangeId, Span};
+use rangedb_types::{Epoch, RangeId, Replica as Member, ReplicaRole, Span};
 use std::sync::Arc;
 
 const LEFT: RangeId = RangeId(1);
 const RIGHT: RangeId = RangeId(2);
 /// Rounds after which a calm cluster has done what it was asked.
-const ROUNDS: u32 = 200;
+const ROUNDS: u32 = 400;
 
 impl World {
     /// Three nodes with two ranges, and nothing that fails.
@@ -71,6 +73,21 @@ impl World {
             }
         }
         panic!("{change:?} is not applied");
+    }
+
+    /// The right range's replicas are changed.
+    fn members(&mut self, changes: &Changes, leave_joint: bool) {
+        let before = self.epoch(RIGHT);
+        for _ in 0..ROUNDS {
+            if let Some((at, _)) = self.led(RIGHT) {
+                if self.epoch(RIGHT) != before {
+                    return;
+                }
+                self.change(at, RIGHT, before, changes.clone(), leave_joint);
+            }
+            self.rounds(2);
+        }
+        panic!("{changes:?} is not applied");
     }
 
     fn freeze(&mut self) -> MergeName {
@@ -182,4 +199,20 @@ fn a_merge_whose_right_range_is_gone_waits_for_a_snapshot() {
         follower.descriptor().span == Span::all()
             && follower.applied_index() >= left.applied_index()
     });
+}
+
+/// It never campaigns, so nobody had an occasion to tell it.
+#[test]
+fn a_learner_that_was_removed_while_it_was_cut_off_goes() {
+    let mut world = World::calm();
+    let behind = world.follower();
+    let range = world.led(RIGHT).expect("it is led").1.descriptor();
+    let member = *range.replica_on(world.nodes[behind].id).expect("it is a member");
+    world.members(&vec![(ReplicaChangeKind::Demote, member)], false);
+    world.members(&Vec::new(), true);
+    world.cut_off(behind);
+    let learner = Member { role: ReplicaRole::Learner, ..member };
+    world.members(&vec![(ReplicaChangeKind::Remove, learner)], false);
+    world.cut.clear();
+    world.until("its end", |world| world.handle(behind, RIGHT).is_none());
 }

@@ -20,7 +20,7 @@ const MERGES_MAX: usize = 3;
 /// Replicas of a range.
 const COPIES: usize = 3;
 
-type Changes = Vec<(ReplicaChangeKind, Member)>;
+pub(super) type Changes = Vec<(ReplicaChangeKind, Member)>;
 
 /// What is decided.
 #[derive(Default)]
@@ -210,7 +210,7 @@ impl World {
         leaving.first().map(|old| vec![(ReplicaChangeKind::Demote, *old)])
     }
 
-    fn change(
+    pub(super) fn change(
         &mut self,
         at: usize,
         range_id: RangeId,
