@@ -2,6 +2,7 @@
 
 use super::World;
 use super::clients::key;
+use super::network::Job;
 use super::placement::Changes;
 use super::settings::Plan;
 use crate::replica::Input;
@@ -9,7 +10,8 @@ use crate::replica::apply::Freeze;
 use crate::replica::command::{BoundaryChange, MergeName, MergePlan, SplitPlan};
 use crate::replica::membership::ReplicaChangeKind;
 use crate::store::handle::ReplicaHandle;
-use rangedb_types::{Epoch, RangeId, Replica as Member, ReplicaRole, Span};
+use crate::transport::Inbound;
+use rangedb_types::{Epoch, RangeDescriptor, RangeId, Replica as Member, ReplicaRole, Span};
 use std::sync::Arc;
 
 const LEFT: RangeId = RangeId(1);
@@ -88,6 +90,48 @@ impl World {
             self.rounds(2);
         }
         panic!("{changes:?} is not applied");
+    }
+
+    /// A follower leaves the right range; it is told, or cut off first. Returns its node.
+    fn remove_follower(&mut self, cut_off: bool) -> usize {
+        let behind = self.follower();
+        let range = self.led(RIGHT).expect("it is led").1.descriptor();
+        let member = *range.replica_on(self.nodes[behind].id).expect("it is a member");
+        self.members(&vec![(ReplicaChangeKind::Demote, member)], false);
+        self.members(&Vec::new(), true);
+        if cut_off {
+            self.cut_off(behind);
+        }
+        let learner = Member { role: ReplicaRole::Learner, ..member };
+        self.members(&vec![(ReplicaChangeKind::Remove, learner)], false);
+        self.cut.clear();
+        self.until("its end", |world| world.handle(behind, RIGHT).is_none());
+        behind
+    }
+
+    /// Goes on until a node is about to install a snapshot.
+    fn until_install(&mut self, at: usize) {
+        for _ in 0..ROUNDS {
+            self.pass_time(50).expect("nothing is broken");
+            for packet in std::mem::take(&mut self.packets) {
+                self.deliver(packet);
+            }
+            for transfer in std::mem::take(&mut self.transfers) {
+                self.carry(transfer, true, true);
+            }
+            for other in (0..self.nodes.len()).filter(|other| *other != at) {
+                self.run_node(other, true).expect("nothing is broken");
+            }
+            let running = self.nodes[at].running.as_mut().expect("it runs");
+            running.store.raft(0, 64).expect("it goes on");
+            running.store.apply(0, 64).expect("it goes on");
+            let installs = matches!(running.wire.jobs.lock().front(), Some(Job::Install(..)));
+            self.collect(at).expect("nothing is broken");
+            if installs {
+                return;
+            }
+        }
+        panic!("no snapshot is installed");
     }
 
     fn freeze(&mut self) -> MergeName {
@@ -204,15 +248,35 @@ fn a_merge_whose_right_range_is_gone_waits_for_a_snapshot() {
 /// It never campaigns, so nobody had an occasion to tell it.
 #[test]
 fn a_learner_that_was_removed_while_it_was_cut_off_goes() {
+    World::calm().remove_follower(true);
+}
+
+/// Its state would come after its end: on the disk, and known to nobody.
+#[test]
+fn a_replica_is_not_removed_while_it_installs_a_snapshot() {
     let mut world = World::calm();
-    let behind = world.follower();
-    let range = world.led(RIGHT).expect("it is led").1.descriptor();
-    let member = *range.replica_on(world.nodes[behind].id).expect("it is a member");
-    world.members(&vec![(ReplicaChangeKind::Demote, member)], false);
-    world.members(&Vec::new(), true);
+    let behind = world.remove_follower(false);
+    let replica_id = world.placement.new_replica_id(RIGHT);
+    let node_id = world.nodes[behind].id;
+    let learner = Member { replica_id, node_id, role: ReplicaRole::Learner };
+    let (at, leader) = world.led(RIGHT).expect("it is led");
+    let range = (*leader.descriptor()).clone();
+    world.change(at, RIGHT, range.epoch, vec![(ReplicaChangeKind::AddLearner, learner)], false);
+    world.until_install(behind);
+    let epoch = Epoch { conf_version: range.epoch.conf_version + 9, ..range.epoch };
+    let store = &world.nodes[behind].running.as_ref().expect("it runs").store;
+    store.deliver(Inbound {
+        from_node: world.nodes[at].id,
+        range_id: RIGHT,
+        from_replica: leader.replica_id(),
+        to_replica: replica_id,
+        epoch,
+        span: range.span.clone(),
+        message: None,
+        removed_by: Some(RangeDescriptor { epoch, ..range }),
+    });
+    // The leader's next message would mend it.
     world.cut_off(behind);
-    let learner = Member { role: ReplicaRole::Learner, ..member };
-    world.members(&vec![(ReplicaChangeKind::Remove, learner)], false);
-    world.cut.clear();
-    world.until("its end", |world| world.handle(behind, RIGHT).is_none());
+    world.rounds(2);
+    assert!(world.handle(behind, RIGHT).is_some());
 }
