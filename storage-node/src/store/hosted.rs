@@ -30,6 +30,8 @@ pub struct Hosted {
     pub handle: Arc<ReplicaHandle>,
     span: Arc<Span>,
     held: VecDeque<Input>,
+    /// It is being removed: nothing is stepped any more, and no snapshot taken that would bring it back.
+    ending: bool,
     staged: Option<Staged>,
     /// What is being installed, and whom to tell.
     installing: Option<(RangeDescriptor, InstallDone)>,
@@ -45,6 +47,7 @@ impl Hosted {
             handle,
             span,
             held: VecDeque::new(),
+            ending: false,
             staged: None,
             installing: None,
             peer_nodes: HashMap::new(),
@@ -53,6 +56,10 @@ impl Hosted {
 
     /// Takes an input now, or after the snapshot that is being installed.
     pub fn step(&mut self, input: Input, now: MonotonicTime) {
+        if self.ending {
+            Self::refuse(input);
+            return;
+        }
         if self.core.is_busy() {
             match input {
                 input @ (Input::Propose(_)
@@ -244,7 +251,7 @@ impl Hosted {
         shared: &Shared,
         now: MonotonicTime,
     ) {
-        if self.staged.is_some() || self.core.is_busy() {
+        if self.ending || self.staged.is_some() || self.core.is_busy() {
             shared.snapshots.discard(snapshot);
             done(Err("another snapshot of this range is being installed".to_owned()));
             return;
@@ -254,7 +261,7 @@ impl Hosted {
     }
 
     fn step_staged(&mut self, now: MonotonicTime) {
-        if self.core.is_busy() || !self.core.is_all_applied() {
+        if self.ending || self.core.is_busy() || !self.core.is_all_applied() {
             return;
         }
         if let Some(staged) = &mut self.staged
@@ -291,6 +298,17 @@ impl Hosted {
     /// What was being installed, once it is.
     pub fn take_installing(&mut self) -> Option<(RangeDescriptor, InstallDone)> {
         self.installing.take()
+    }
+
+    /// True from the moment at which Raft was shown a snapshot.
+    pub fn is_installing(&self) -> bool {
+        self.core.is_busy() || self.staged.as_ref().is_some_and(|staged| staged.stepped)
+    }
+
+    /// Its removal begins.
+    pub fn end(&mut self) {
+        self.ending = true;
+        self.stop();
     }
 
     pub fn stop(&mut self) {

@@ -282,12 +282,12 @@ impl Worker {
 
     pub(super) fn destroy(&mut self, range_id: RangeId) {
         let Some(hosted) = self.replicas.get_mut(&range_id) else { return };
-        if hosted.core.is_busy() {
+        if hosted.is_installing() {
             // The snapshot that is being installed would bring back what is removed, without its log.
             // Whoever says that it is gone says it again.
             return;
         }
-        hosted.stop();
+        hosted.end();
         if hosted.core.is_initialised() {
             let _ = self.appliers.send(ApplyTask::Destroy { range_id });
         } else {
