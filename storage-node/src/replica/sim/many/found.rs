@@ -14,14 +14,14 @@ use crate::transport::Inbound;
 use rangedb_types::{Epoch, RangeDescriptor, RangeId, Replica as Member, ReplicaRole, Span};
 use std::sync::Arc;
 
-const LEFT: RangeId = RangeId(1);
+pub(super) const LEFT: RangeId = RangeId(1);
 const RIGHT: RangeId = RangeId(2);
 /// Rounds after which a calm cluster has done what it was asked.
 const ROUNDS: u32 = 400;
 
 impl World {
     /// Three nodes with two ranges, and nothing that fails.
-    fn calm() -> Self {
+    pub(super) fn calm() -> Self {
         let mut world = Self::new(1, Plan { nodes: 3, raft_threads: 1, ..Plan::of_seed(1) });
         world.until("a leader", |world| world.led(LEFT).is_some());
         let new_range_id = world.placement.new_range_id();
@@ -34,7 +34,7 @@ impl World {
         world
     }
 
-    fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
+    pub(super) fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
         for _ in 0..ROUNDS {
             if done(self) {
                 return;
@@ -50,7 +50,7 @@ impl World {
         }
     }
 
-    fn led(&self, range_id: RangeId) -> Option<(usize, Arc<ReplicaHandle>)> {
+    pub(super) fn led(&self, range_id: RangeId) -> Option<(usize, Arc<ReplicaHandle>)> {
         let mut leaders = self.leaders();
         leaders.retain(|(_, handle)| handle.range_id() == range_id);
         leaders.pop().filter(|(_, handle)| handle.status().leader.is_some())
