@@ -1,5 +1,6 @@
 //! A replica on its Raft thread: the core, its handle, and what waits while a snapshot is installed.
 
+use super::claims::Claim;
 use super::handle::{ProposeError, ReadError, ReplicaHandle};
 use super::shared::Shared;
 use super::worker::{Task, WorkerSender, leadership_of};
@@ -7,7 +8,7 @@ use crate::replica::{Input, Replica};
 use crate::snapshot::{InstallDone, SendJob, StagedSnapshot};
 use crate::transport::Outbound;
 use raft::eraftpb::{Message, MessageType};
-use rangedb_types::{MonotonicTime, NodeId, RangeDescriptor, ReplicaId, Span};
+use rangedb_types::{MonotonicTime, NodeId, ReplicaId, Span};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ const PEERS_MAX: usize = 64;
 /// A snapshot between its arrival and its installation.
 struct Staged {
     snapshot: StagedSnapshot,
+    claim: Claim,
     done: InstallDone,
     /// Its message was stepped: the next Ready says whether it is wanted.
     stepped: bool,
@@ -33,8 +35,8 @@ pub struct Hosted {
     /// It is being removed: nothing is stepped any more, and no snapshot taken that would bring it back.
     ending: bool,
     staged: Option<Staged>,
-    /// What is being installed, and whom to tell.
-    installing: Option<(RangeDescriptor, InstallDone)>,
+    /// The keys of what is being installed, and whom to tell.
+    installing: Option<(Claim, InstallDone)>,
     peer_nodes: HashMap<u64, NodeId>,
 }
 
@@ -247,6 +249,7 @@ impl Hosted {
     pub fn take_staged(
         &mut self,
         snapshot: StagedSnapshot,
+        claim: Claim,
         done: InstallDone,
         shared: &Shared,
         now: MonotonicTime,
@@ -256,7 +259,7 @@ impl Hosted {
             done(Err("another snapshot of this range is being installed".to_owned()));
             return;
         }
-        self.staged = Some(Staged { snapshot, done, stepped: false });
+        self.staged = Some(Staged { snapshot, claim, done, stepped: false });
         self.step_staged(now);
     }
 
@@ -285,9 +288,8 @@ impl Hosted {
     /// Raft wants the snapshot: install it, off this thread.
     pub fn install(&mut self, shared: &Shared, sender: &WorkerSender) {
         let staged = self.staged.take().expect("raft only asks for a snapshot that was stepped");
-        let descriptor = staged.snapshot.descriptor.clone();
-        let range_id = descriptor.range_id;
-        self.installing = Some((descriptor, staged.done));
+        let range_id = staged.snapshot.descriptor.range_id;
+        self.installing = Some((staged.claim, staged.done));
         let sender = sender.clone();
         let done = Box::new(move |result| {
             sender.send(Task::Installed { range_id, result });
@@ -296,7 +298,7 @@ impl Hosted {
     }
 
     /// What was being installed, once it is.
-    pub fn take_installing(&mut self) -> Option<(RangeDescriptor, InstallDone)> {
+    pub fn take_installing(&mut self) -> Option<(Claim, InstallDone)> {
         self.installing.take()
     }
 

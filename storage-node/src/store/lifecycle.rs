@@ -7,6 +7,7 @@
 //! lay one range over another.
 
 use super::applier::ApplyTask;
+use super::claims::Claim;
 use super::hosted::Hosted;
 use super::range_state;
 use super::worker::{Worker, new_handle};
@@ -150,6 +151,16 @@ impl Worker {
 
     /// Refuses what would bring back a removed replica or lie over another range.
     fn check_free(
+        &self,
+        range_id: RangeId,
+        replica_id: ReplicaId,
+        span: &Span,
+    ) -> Result<(), String> {
+        self.shared.claims.check(range_id, span)?;
+        self.check_registered(range_id, replica_id, span)
+    }
+
+    fn check_registered(
         &self,
         range_id: RangeId,
         replica_id: ReplicaId,
@@ -347,29 +358,36 @@ impl Worker {
     pub(super) fn staged(&mut self, staged: StagedSnapshot, done: InstallDone, now: MonotonicTime) {
         let range_id = staged.descriptor.range_id;
         self.remove_merged_away(range_id, &staged.descriptor.span, staged.descriptor.epoch);
-        let known = self.replicas.get(&range_id);
-        let refusal = match known {
-            Some(hosted) if hosted.core.replica_id != staged.to_replica => {
-                Some("the snapshot is for another replica".to_owned())
+        let claim = match self.make_room(&staged, now) {
+            Ok(claim) => claim,
+            Err(reason) => {
+                self.shared.snapshots.discard(staged);
+                done(Err(reason));
+                return;
             }
-            // Bounds are checked again with those of the snapshot, which are the newer ones.
-            _ => self.check_free(range_id, staged.to_replica, &staged.descriptor.span).err(),
         };
-        let refusal = refusal.or_else(|| {
-            let made = self.replicas.contains_key(&range_id)
-                || self.make_empty(range_id, staged.to_replica, &staged.descriptor.span, now);
-            (!made).then(|| "the replica cannot be made".to_owned())
-        });
-        if let Some(reason) = refusal {
-            self.shared.snapshots.discard(staged);
-            done(Err(reason));
-            return;
-        }
         if let Some(hosted) = self.replicas.get_mut(&range_id) {
             hosted.note_peer(staged.from_replica, staged.from_node);
-            hosted.take_staged(staged, done, &self.shared, now);
+            hosted.take_staged(staged, claim, done, &self.shared, now);
             self.touched.insert(range_id);
         }
+    }
+
+    /// Claims the keys of a snapshot, and makes its replica if there is none.
+    fn make_room(&mut self, staged: &StagedSnapshot, now: MonotonicTime) -> Result<Claim, String> {
+        let (range_id, replica_id) = (staged.descriptor.range_id, staged.to_replica);
+        let span = &staged.descriptor.span;
+        let known = self.replicas.get(&range_id);
+        if known.is_some_and(|hosted| hosted.core.replica_id != replica_id) {
+            return Err("the snapshot is for another replica".to_owned());
+        }
+        // Bounds are checked again with those of the snapshot, which are the newer ones.
+        let is_free = || self.check_registered(range_id, replica_id, span);
+        let claim = self.shared.claims.claim(range_id, span, is_free)?;
+        if known.is_none() && !self.make_empty(range_id, replica_id, span, now) {
+            return Err("the replica cannot be made".to_owned());
+        }
+        Ok(claim)
     }
 
     /// The snapshot is in the data store, durably: cut the log to it and go on from there.
@@ -381,7 +399,7 @@ impl Worker {
         // Half a snapshot is in the data store: the next start finishes it.
         result.map_err(|error| format!("range {range_id}: cannot install a snapshot: {error}"))?;
         let Some(hosted) = self.replicas.get_mut(&range_id) else { return Ok(()) };
-        let Some((_, done)) = hosted.take_installing() else { return Ok(()) };
+        let Some((claim, done)) = hosted.take_installing() else { return Ok(()) };
         let replica_id = hosted.core.replica_id;
         let loaded = range_state::load(self.shared.engine.snapshot().as_ref(), range_id)?;
         let applier = loaded.ok_or_else(|| format!("range {range_id} lost its state"))?;
@@ -393,8 +411,10 @@ impl Worker {
         self.write_log(LogWrite { changes }, true)?;
         // From here on a log that ends before the applied index is damage again.
         self.shared.snapshots.finish(range_id);
-        self.shared.registry.write().insert(range_id, Arc::clone(&handle));
         handle.note_applied(applier.applied.index, applier.largest_commit, &applier.descriptor);
+        self.shared.registry.write().insert(range_id, Arc::clone(&handle));
+        // From here on its keys are seen to be taken.
+        drop(claim);
         tracing::info!(%range_id, %replica_id, index = applier.applied.index, "installed a snapshot");
         self.register_applier(applier, handle);
         self.shared.changed.notify_waiters();

@@ -7,6 +7,7 @@
 
 mod applier;
 pub mod checks;
+mod claims;
 pub mod handle;
 mod hosted;
 mod lifecycle;

@@ -1,6 +1,7 @@
 //! What the threads of the store have in common.
 
 use super::applier::ApplyTask;
+use super::claims::Claims;
 use super::handle::ReplicaHandle;
 use super::merges::Call;
 use super::settings::StoreSettings;
@@ -33,6 +34,7 @@ pub struct Shared {
     /// Something worth reporting to placement changed.
     pub changed: Arc<Notify>,
     pub registry: RwLock<BTreeMap<RangeId, Arc<ReplicaHandle>>>,
+    pub claims: Arc<Claims>,
     pub metrics: &'static Metrics,
     pub logger: slog::Logger,
     /// The Raft threads, once they run.

@@ -75,6 +75,7 @@ pub(super) fn assemble(options: StoreOptions) -> Result<Parts, StoreError> {
         settings: options.settings,
         changed: Arc::new(Notify::new()),
         registry: RwLock::new(BTreeMap::new()),
+        claims: Arc::default(),
         metrics: Metrics::get(),
         logger: raft_logger::logger(),
         workers: OnceLock::new(),

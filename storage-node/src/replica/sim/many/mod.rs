@@ -154,7 +154,9 @@ impl World {
         if node.running.is_none() {
             return Ok(());
         }
+        let span = tracing::info_span!("node", id = %node.id).entered();
         let result = if all { node.work() } else { node.turn(&mut self.random) };
+        drop(span);
         self.collect(at)?;
         if self.nodes[at].power.is_off() {
             self.crash(at, false);

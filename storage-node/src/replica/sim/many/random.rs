@@ -211,6 +211,14 @@ fn many_ranges_survive_random_faults() {
         Some(seed) => seed..=seed,
         None => 1..=number("RANGEDB_SIM_SEEDS").unwrap_or(SEEDS),
     };
+    // RUST_LOG tells what the nodes do, for finding out why a seed fails.
+    let told = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_ansi(false)
+        .finish();
+    let _told = tracing::subscriber::set_default(told);
     for seed in seeds {
         let began = std::time::Instant::now();
         let world = match run(seed, Plan::of_seed(seed)) {

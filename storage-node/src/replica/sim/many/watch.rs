@@ -63,6 +63,9 @@ impl Watch {
         if *known == ranges {
             return Ok(());
         }
+        for range in ranges.iter().filter(|range| !known.contains(range)) {
+            tracing::debug!(node_id = %node.id, ?range, "on disk");
+        }
         known.clone_from(&ranges);
         self.overlap.check(&ranges).map_err(Violation::of("no overlap"))?;
         let all: Vec<_> = self.ranges.values().flatten().cloned().collect();
