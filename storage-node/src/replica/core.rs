@@ -448,11 +448,14 @@ impl Replica {
         }
     }
 
-    /// A replica that a split made. The one on the left leader's node campaigns at once, so that
-    /// nobody waits for a leader.
-    pub fn begin_after_split(&mut self, campaign: bool) {
-        self.newborn = true;
-        if campaign && let Err(error) = self.node.campaign() {
+    /// A replica that a split made; `newborn` if it has answered nobody before. The one on the left
+    /// leader's node campaigns at once, so that nobody waits for a leader.
+    pub fn begin_after_split(&mut self, newborn: bool, campaign: bool) {
+        self.newborn = newborn;
+        if newborn
+            && campaign
+            && let Err(error) = self.node.campaign()
+        {
             tracing::warn!(replica_id = %self.replica_id, %error, "cannot campaign");
         }
     }

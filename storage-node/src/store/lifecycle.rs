@@ -17,7 +17,7 @@ use crate::replica::log_storage::{LogStorage, SnapshotData, SnapshotSource};
 use crate::replica::{INITIAL_POSITION, Input, Replica, membership};
 use crate::snapshot::{InstallDone, StagedSnapshot};
 use crate::transport::{Inbound, Outbound};
-use raft::eraftpb::{HardState, MessageType};
+use raft::eraftpb::MessageType;
 use rangedb_engine::Engine;
 use rangedb_types::{Epoch, MonotonicTime, RangeDescriptor, RangeId, ReplicaId, Span, Timestamp};
 use std::sync::Arc;
@@ -73,13 +73,16 @@ impl Worker {
         Ok(())
     }
 
+    /// The log begins at `position`. Term and vote stay.
     pub(super) fn reset_log(
         &self,
         replica_id: ReplicaId,
         position: LogPosition,
     ) -> Result<LogState, String> {
-        let hard_state =
-            HardState { term: position.term, commit: position.index, ..HardState::default() };
+        let stored = self.shared.log.load(replica_id).map_err(|error| error.to_string())?;
+        let mut hard_state = stored.unwrap_or_default().hard_state;
+        hard_state.term = hard_state.term.max(position.term);
+        hard_state.commit = position.index;
         let change = LogChange::ResetTo { replica_id, position, hard_state: hard_state.clone() };
         self.write_log(LogWrite { changes: vec![change] }, true)?;
         Ok(LogState { hard_state, truncated: position, last_index: position.index })
@@ -169,6 +172,13 @@ impl Worker {
         let removed = range_state::tombstone(self.shared.engine.as_ref(), range_id)?;
         if removed.is_some_and(|removed| removed >= replica_id) {
             return Err(format!("replica {replica_id} was removed from this node"));
+        }
+        let initialised = |hosted: &Hosted| hosted.core.is_initialised();
+        if !self.replicas.get(&range_id).is_some_and(initialised)
+            && range_state::load(self.shared.engine.snapshot().as_ref(), range_id)?.is_some()
+        {
+            // Nothing may be put over it on its way from the apply thread.
+            return Err("a split made its replica, which is about to come".to_owned());
         }
         let registry = self.shared.registry.read();
         let overlap = registry.values().find(|handle| {

@@ -44,6 +44,10 @@ pub fn load_all(
                     reset(shared.log.as_ref(), &applier, None)?
                 }
                 None => return Err(ends_early(&applier, 0)),
+                // A message overtook the split that made the replica: its log knew a term, and no more.
+                Some(state) if applier.applied == INITIAL_POSITION && state.last_index == 0 => {
+                    reset(shared.log.as_ref(), &applier, Some(state))?
+                }
                 Some(state) => repaired(&applier, state)?,
             }
         };

@@ -58,6 +58,7 @@ impl Worker {
         now: MonotonicTime,
     ) -> Result<(), String> {
         let (range_id, replica_id) = (applier.descriptor.range_id, applier.replica_id);
+        let mut newborn = true;
         if let Some(hosted) = self.replicas.get_mut(&range_id) {
             if hosted.core.replica_id > replica_id {
                 // A later replica was made by a message of its leader, which proves that this one
@@ -68,7 +69,9 @@ impl Worker {
             if hosted.core.is_initialised() {
                 return Err(format!("range {range_id} was here before it was split off"));
             }
-            // Our own replica, made by a message that overtook the split; it knows nothing.
+            // Our own replica, made by a message that overtook the split: it knows no entries. But its
+            // answers may have given a leader its lease, so it is silent as after a start.
+            newborn = false;
             hosted.stop();
             self.replicas.remove(&range_id);
         }
@@ -76,7 +79,7 @@ impl Worker {
         self.adopt(applier, state, now)?;
         if let Some(hosted) = self.replicas.get_mut(&range_id) {
             hosted.handle.set_size(bytes);
-            hosted.core.begin_after_split(campaign);
+            hosted.core.begin_after_split(newborn, campaign);
         }
         for inbound in self.early_votes.take(range_id, replica_id) {
             self.inbound(inbound, now);

@@ -5,12 +5,14 @@ use super::clients::key;
 use super::network::Job;
 use super::placement::Changes;
 use super::settings::Plan;
+use crate::raft_log::{LogChange, LogWrite, RaftLog as _};
 use crate::replica::Input;
 use crate::replica::apply::Freeze;
 use crate::replica::command::{BoundaryChange, MergeName, MergePlan, SplitPlan};
 use crate::replica::membership::ReplicaChangeKind;
 use crate::store::handle::ReplicaHandle;
 use crate::transport::Inbound;
+use raft::eraftpb::HardState;
 use rangedb_types::{Epoch, RangeDescriptor, RangeId, Replica as Member, ReplicaRole, Span};
 use std::sync::Arc;
 
@@ -24,14 +26,18 @@ impl World {
     pub(super) fn calm() -> Self {
         let mut world = Self::new(1, Plan { nodes: 3, raft_threads: 1, ..Plan::of_seed(1) });
         world.until("a leader", |world| world.led(LEFT).is_some());
-        let new_range_id = world.placement.new_range_id();
-        let ids = (0..3).map(|_| world.placement.new_replica_id(new_range_id)).collect();
-        let (key, new_replica_ids) = (key(12), ids);
-        let (left_bytes, right_bytes) = (0, 0);
-        let plan = SplitPlan { key, new_range_id, new_replica_ids, left_bytes, right_bytes };
+        let plan = world.split_plan(12);
         world.bounds(LEFT, BoundaryChange::Split(plan));
         world.until("a right range", |world| world.led(RIGHT).is_some());
         world
+    }
+
+    /// How one of the ranges, all of which have three replicas, is split.
+    fn split_plan(&mut self, number: u64) -> SplitPlan {
+        let new_range_id = self.placement.new_range_id();
+        let new_replica_ids = (0..3).map(|_| self.placement.new_replica_id(new_range_id)).collect();
+        let (left_bytes, right_bytes) = (0, 0);
+        SplitPlan { key: key(number), new_range_id, new_replica_ids, left_bytes, right_bytes }
     }
 
     pub(super) fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
@@ -109,19 +115,32 @@ impl World {
         behind
     }
 
+    /// A round in which one node takes what comes to it, and does nothing of it yet.
+    fn round_without(&mut self, at: usize) {
+        self.pass_time(50).expect("nothing is broken");
+        for packet in std::mem::take(&mut self.packets) {
+            self.deliver(packet);
+        }
+        for transfer in std::mem::take(&mut self.transfers) {
+            self.carry(transfer, true, true);
+        }
+        for other in (0..self.nodes.len()).filter(|other| *other != at) {
+            self.run_node(other, true).expect("nothing is broken");
+        }
+    }
+
+    /// A round in which the apply threads of a node stand still.
+    fn round_without_applying(&mut self, at: usize) {
+        self.round_without(at);
+        let running = self.nodes[at].running.as_mut().expect("it runs");
+        running.store.raft(0, 64).expect("it goes on");
+        self.collect(at).expect("nothing is broken");
+    }
+
     /// Goes on until a node is about to install a snapshot.
     fn until_install(&mut self, at: usize) {
         for _ in 0..ROUNDS {
-            self.pass_time(50).expect("nothing is broken");
-            for packet in std::mem::take(&mut self.packets) {
-                self.deliver(packet);
-            }
-            for transfer in std::mem::take(&mut self.transfers) {
-                self.carry(transfer, true, true);
-            }
-            for other in (0..self.nodes.len()).filter(|other| *other != at) {
-                self.run_node(other, true).expect("nothing is broken");
-            }
+            self.round_without(at);
             let running = self.nodes[at].running.as_mut().expect("it runs");
             running.store.raft(0, 64).expect("it goes on");
             running.store.apply(0, 64).expect("it goes on");
@@ -249,6 +268,46 @@ fn a_merge_whose_right_range_is_gone_waits_for_a_snapshot() {
 #[test]
 fn a_learner_that_was_removed_while_it_was_cut_off_goes() {
     World::calm().remove_follower(true);
+}
+
+/// The split is on the disk, and the replica that it made on its way to its Raft thread: a message
+/// that came before it made another, whose log knew a term, and no store started from that any more.
+#[test]
+fn a_message_does_not_overtake_the_replica_that_a_split_makes() {
+    let mut world = World::calm();
+    let (at, _) = world.led(LEFT).expect("it is led");
+    let behind = (at + 1) % world.nodes.len();
+    let plan = world.split_plan(6);
+    let (new, replica_id) = (plan.new_range_id, plan.new_replica_ids[behind]);
+    let epoch = world.epoch(LEFT);
+    world.propose_boundary(at, LEFT, epoch, BoundaryChange::Split(plan));
+    for _ in 0..ROUNDS {
+        world.round_without_applying(behind);
+        if world.led(new).is_some()
+            && world.packets.iter().any(|packet| packet.inbound.to_replica == replica_id)
+        {
+            break;
+        }
+    }
+    let mut packets = std::mem::take(&mut world.packets);
+    packets.retain(|packet| packet.inbound.to_replica == replica_id);
+    assert!(!packets.is_empty());
+    let store = &mut world.nodes[behind].running.as_mut().expect("it runs").store;
+    for packet in &packets {
+        store.deliver(packet.inbound.clone());
+    }
+    store.apply(0, 64).expect("it goes on");
+    for _ in &packets {
+        store.raft(0, 1).expect("it goes on");
+        assert!(store.cores().all(|(range_id, _)| range_id != new));
+    }
+    // As a replica had it that an earlier message made, before the left one's bounds were known here.
+    let hard_state = HardState { term: 2, ..HardState::default() };
+    let changes = vec![LogChange::SetHardState { replica_id, hard_state }];
+    world.nodes[behind].log.write(LogWrite { changes }, true).expect("the disk works");
+    world.crash(behind, false);
+    world.start(behind).expect("it starts");
+    world.until("the new range", |world| world.handle(behind, new).is_some());
 }
 
 /// Its state would come after its end: on the disk, and known to nobody.
