@@ -43,6 +43,10 @@ pub enum ApplyTask {
         left: RangeId,
         right: Box<Applier>,
     },
+    /// What the range is to take in by its next entry is here no more.
+    Stuck {
+        range_id: RangeId,
+    },
     /// The replica is a member no more, as another node told us with proof.
     Destroy {
         range_id: RangeId,
@@ -149,6 +153,7 @@ impl ApplyThread {
                 self.cannot_yield(range_id)?;
             }
             ApplyTask::Absorb { left, right } => self.absorb(left, &right)?,
+            ApplyTask::Stuck { range_id } => self.stuck(range_id)?,
             ApplyTask::Destroy { range_id } => {
                 self.write()?;
                 self.destroy(range_id)?;

@@ -1,12 +1,12 @@
 //! How an apply thread merges: the left range stops at the merge until the right one, which may
 //! belong to another apply thread, has come to its freeze and is handed over. See docs/ranges.md.
 
-use super::IdMap;
 use super::applier::{ApplyTask, ApplyThread};
 use super::handle::ProposeError;
 use super::hosted::Hosted;
 use super::range_state;
 use super::worker::{Task, Worker};
+use super::{IdMap, IdSet};
 use crate::replica::apply::{Applier, CommittedEntry};
 use crate::replica::command::MergePlan;
 use rangedb_engine::Durability;
@@ -21,6 +21,8 @@ pub(super) struct Merges {
     stalled: IdMap<RangeId, VecDeque<CommittedEntry>>,
     /// Right ranges, and who waits for them.
     called_in: IdMap<RangeId, Call>,
+    /// Left ranges that are stopped at a merge for good: only a snapshot brings them on.
+    stuck: IdSet<RangeId>,
 }
 
 /// A left range waits for a right one.
@@ -83,23 +85,37 @@ impl ApplyThread {
         Ok(())
     }
 
-    /// A right range that is called in was removed from this node, for it was seen to be merged away:
-    /// the left one cannot take it in any more, and needs a snapshot.
+    /// A right range that is called in was removed from this node, for it was seen to be merged away,
+    /// or is itself stopped at a merge before its freeze and, being frozen, will get no snapshot: the
+    /// left one cannot take it in any more, and needs a snapshot.
     pub(super) fn cannot_yield(&mut self, right: RangeId) -> Result<(), String> {
         let Some(call) = self.merges.called_in.get(&right).copied() else { return Ok(()) };
-        if self.ranges.contains_key(&right) {
-            return Ok(());
-        }
-        let removed = range_state::tombstone(self.engine.as_ref(), right)?;
-        if removed.is_some() && removed >= call.replica_id {
+        let never = if self.ranges.contains_key(&right) {
+            self.merges.stuck.contains(&right)
+        } else {
+            let removed = range_state::tombstone(self.engine.as_ref(), right)?;
+            removed.is_some() && removed >= call.replica_id
+        };
+        if never {
             self.merges.called_in.remove(&right);
             self.shared.send(call.left, Task::CannotMerge { range_id: call.left });
+            self.shared.apply(call.left, ApplyTask::Stuck { range_id: call.left });
+        }
+        Ok(())
+    }
+
+    /// A range is stopped at a merge that it can never apply; so is whoever waits for that range.
+    pub(super) fn stuck(&mut self, left: RangeId) -> Result<(), String> {
+        if self.merges.is_stalled(left) {
+            self.merges.stuck.insert(left);
+            self.cannot_yield(left)?;
         }
         Ok(())
     }
 
     /// A snapshot brought the left range beyond a merge that it waited for.
     pub(super) fn give_up_merge(&mut self, left: RangeId) {
+        self.merges.stuck.remove(&left);
         for committed in self.merges.stalled.remove(&left).into_iter().flatten() {
             self.answers.push((committed.replies, Err(ProposeError::OutcomeUnknown)));
         }

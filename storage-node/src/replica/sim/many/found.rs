@@ -160,6 +160,15 @@ impl World {
         name
     }
 
+    /// The right range is frozen; how the left one is to take it in.
+    fn freeze_for(&mut self, left: RangeId, right: RangeId) -> MergePlan {
+        let name = MergeName { left_range_id: left, left_version: self.epoch(left).version };
+        self.bounds(right, BoundaryChange::Freeze(name));
+        let (_, handle) = self.led(right).expect("it is led");
+        let freeze = handle.frozen().expect("it is frozen").position;
+        MergePlan { right: (*handle.descriptor()).clone(), freeze }
+    }
+
     fn thaw(&mut self, name: MergeName) {
         self.bounds(LEFT, BoundaryChange::RaiseVersion(name.left_version));
         self.bounds(RIGHT, BoundaryChange::Thaw(name));
@@ -261,6 +270,32 @@ fn a_merge_whose_right_range_is_gone_waits_for_a_snapshot() {
         let follower = world.handle(behind, LEFT).expect("it is there");
         follower.descriptor().span == Span::all()
             && follower.applied_index() >= left.applied_index()
+    });
+}
+
+/// A node is behind two merges, the right range of the first of which is gone from it: what is to be
+/// taken in by the second stands still, and gets no snapshot, for it is frozen.
+#[test]
+fn a_merge_whose_right_range_stands_still_waits_for_a_snapshot() {
+    let mut world = World::calm();
+    let plan = world.split_plan(6);
+    let middle = plan.new_range_id;
+    world.bounds(LEFT, BoundaryChange::Split(plan));
+    world.until("a middle range", |world| world.led(middle).is_some());
+    let first = world.freeze_for(middle, RIGHT);
+    let behind = world.follower();
+    world.rounds(20);
+    world.cut_off(behind);
+    world.rounds(60);
+    world.bounds(middle, BoundaryChange::Merge(first));
+    let second = world.freeze_for(LEFT, middle);
+    world.nodes[behind].running.as_ref().expect("it runs").store.merged_away(RIGHT);
+    world.cut.clear();
+    world.rounds(60);
+    world.bounds(LEFT, BoundaryChange::Merge(second));
+    world.until("the merge", |world| {
+        let follower = world.handle(behind, LEFT).expect("it is there");
+        follower.descriptor().span == Span::all()
     });
 }
 
