@@ -288,6 +288,8 @@ impl Replica {
     /// One tick of the clock. Must not be called while `is_busy`.
     pub fn tick(&mut self, now: MonotonicTime) {
         if !self.is_initialised() {
+            // It never campaigns. But it counts how long it has heard of no leader, and votes then.
+            self.node.tick();
             return;
         }
         self.reads.give_up_old_rounds(now);
@@ -329,7 +331,8 @@ impl Replica {
         let kind = message.get_msg_type();
         let votes = matches!(kind, T::MsgRequestVote | T::MsgRequestPreVote | T::MsgTimeoutNow);
         let silent = self.in_start_up_silence(now) && !self.newborn;
-        if votes && (silent || !self.is_initialised()) {
+        let deaf = kind == T::MsgTimeoutNow && !self.is_initialised();
+        if votes && (silent || deaf) {
             return;
         }
         // Proposals and reads come to the leader by calls of our own; followers never forward them.

@@ -1,15 +1,16 @@
 //! How replicas come and go on a Raft thread.
 //!
-//! A replica comes by bootstrap, by loading at start, or by a message of a leader that added it; in
-//! the last case it knows nothing until its first snapshot. It goes when its group removed it, which
-//! it learns from its own log or from a member with proof. Its id never comes back: a tombstone
-//! stays. Epoch *and* bounds are checked before anything is made, so that a late message can never
-//! lay one range over another.
+//! A replica comes by bootstrap, by loading at start, by a split, or by a message of a leader or of
+//! one who asks for its vote; in the last case it knows nothing until its first snapshot. It goes
+//! when its group removed it, which it learns from its own log or from a member with proof. Its id
+//! never comes back: a tombstone stays. Epoch *and* bounds are checked before anything is made, so
+//! that a late message can never lay one range over another.
 
 use super::applier::ApplyTask;
 use super::claims::Claim;
 use super::hosted::Hosted;
 use super::range_state;
+use super::splits::EarlyVotes;
 use super::worker::{Worker, new_handle};
 use crate::raft_log::{LogChange, LogPosition, LogState, LogWrite};
 use crate::replica::apply::Applier;
@@ -215,17 +216,19 @@ impl Worker {
         }
         let Some(message) = inbound.message.clone() else { return };
         if !self.replicas.contains_key(&range_id) {
-            // Only a leader that added this replica makes it exist.
+            // A leader that added this replica makes it exist; so does a candidate, for a snapshot
+            // may have brought this node beyond the split that would have made it.
             let from_leader = matches!(
                 message.get_msg_type(),
                 MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot
             );
-            if !from_leader {
-                self.early_votes.keep(inbound);
+            if from_leader {
+                self.remove_merged_away(range_id, &inbound.span, inbound.epoch);
+            } else if !EarlyVotes::asks(&inbound) {
                 return;
             }
-            self.remove_merged_away(range_id, &inbound.span, inbound.epoch);
             if !self.make_empty(range_id, inbound.to_replica, &inbound.span, now) {
+                self.early_votes.keep(inbound);
                 return;
             }
         }
@@ -355,7 +358,10 @@ impl Worker {
             replicas: Vec::new(),
         };
         let applier = range_state::empty(replica_id, descriptor);
-        match self.adopt(applier, LogState::default(), now) {
+        // It remembers its vote, and nothing else, from a life before a restart.
+        let stored = self.shared.log.load(replica_id).map_err(|error| error.to_string());
+        let adopted = stored.and_then(|state| self.adopt(applier, state.unwrap_or_default(), now));
+        match adopted {
             Ok(()) => true,
             Err(error) => {
                 tracing::error!(%range_id, %replica_id, error, "cannot make a replica");

@@ -3,7 +3,8 @@
 //! The data store says which replicas there are and how far they are applied; the log store holds
 //! their entries. What was applied was on disk in the log first, so a log that ends before the
 //! applied index is damaged, with two exceptions that the order of writes explains: a range whose
-//! making was cut short, and a snapshot whose installation was cut short.
+//! making was cut short (its log is not there, or knows a term and no entries), and a snapshot whose
+//! installation was cut short.
 
 use super::range_state;
 use super::shared::Shared;
@@ -20,8 +21,8 @@ pub struct Loaded {
     pub state: LogState,
 }
 
-/// Loads every replica; logs that belong to none are removed. `installed` names the ranges whose
-/// snapshot was (again) installed just now.
+/// Loads every replica. Logs that belong to none are removed, but for the votes of replicas that knew
+/// nothing yet. `installed` names the ranges whose snapshot was (again) installed just now.
 ///
 /// # Errors
 /// In words; the node must not start then.
@@ -58,11 +59,23 @@ pub fn load_all(
 
 fn remove_unknown_logs(log: &dyn RaftLog, known: &HashSet<ReplicaId>) -> Result<(), String> {
     let unknown = log.replicas().into_iter().filter(|replica_id| !known.contains(replica_id));
-    let changes: Vec<_> = unknown.map(|replica_id| LogChange::Remove { replica_id }).collect();
+    // One that knew nothing may have voted, and must not vote again in that term.
+    let leftover = unknown.filter(|replica_id| match log.load(*replica_id) {
+        Ok(state) => !state.is_some_and(|state| state.last_index == 0 && has_voted(&state)),
+        Err(error) => {
+            tracing::warn!(%replica_id, %error, "removing a damaged log that belongs to no replica");
+            true
+        }
+    });
+    let changes: Vec<_> = leftover.map(|replica_id| LogChange::Remove { replica_id }).collect();
     if changes.is_empty() {
         return Ok(());
     }
     log.write(LogWrite { changes }, true).map_err(|error| error.to_string())
+}
+
+fn has_voted(state: &LogState) -> bool {
+    state.hard_state.vote != raft::INVALID_ID
 }
 
 /// The log begins anew where the applied state ends. Term and vote stay.

@@ -19,14 +19,18 @@ pub struct EarlyVotes {
 }
 
 impl EarlyVotes {
+    /// True for a message that asks for a vote.
+    pub(super) fn asks(inbound: &Inbound) -> bool {
+        inbound.message.as_ref().is_some_and(|message| {
+            let kind = message.get_msg_type();
+            matches!(kind, MessageType::MsgRequestVote | MessageType::MsgRequestPreVote)
+        })
+    }
+
     /// Keeps a message for a replica that is not here, if it asks for a vote: the newest of each
     /// sender.
     pub(super) fn keep(&mut self, inbound: Inbound) {
-        let asks = inbound.message.as_ref().is_some_and(|message| {
-            let kind = message.get_msg_type();
-            matches!(kind, MessageType::MsgRequestVote | MessageType::MsgRequestPreVote)
-        });
-        if !asks {
+        if !Self::asks(&inbound) {
             return;
         }
         let same = |other: &Inbound| {

@@ -129,12 +129,14 @@ impl World {
         }
     }
 
-    /// A round in which the apply threads of a node stand still.
-    fn round_without_applying(&mut self, at: usize) {
-        self.round_without(at);
-        let running = self.nodes[at].running.as_mut().expect("it runs");
-        running.store.raft(0, 64).expect("it goes on");
-        self.collect(at).expect("nothing is broken");
+    /// Rounds in which the apply threads of a node stand still.
+    fn rounds_without_applying(&mut self, at: usize, count: u32) {
+        for _ in 0..count {
+            self.round_without(at);
+            let running = self.nodes[at].running.as_mut().expect("it runs");
+            running.store.raft(0, 64).expect("it goes on");
+            self.collect(at).expect("nothing is broken");
+        }
     }
 
     /// Goes on until a node is about to install a snapshot.
@@ -180,9 +182,9 @@ impl World {
         (leader + 1) % self.nodes.len()
     }
 
-    /// The right range's leader keeps nothing of its log that it can do without.
-    fn cut_log(&mut self) {
-        let (at, handle) = self.led(RIGHT).expect("it is led");
+    /// A range's leader keeps nothing of its log that it can do without.
+    fn cut_log(&mut self, range_id: RangeId) {
+        let (at, handle) = self.led(range_id).expect("it is led");
         let node = &mut self.nodes[at];
         node.log.pin(handle.replica_id());
         node.running.as_mut().expect("it runs").store.compact().expect("the disks work");
@@ -202,7 +204,7 @@ fn a_frozen_leader_survives_a_follower_that_needs_a_snapshot() {
     let behind = world.follower();
     world.crash(behind, true);
     let name = world.freeze();
-    world.cut_log();
+    world.cut_log(RIGHT);
     world.start(behind).expect("it starts");
     world.rounds(40);
     assert_eq!(world.watch.snapshots, 0);
@@ -225,7 +227,7 @@ fn a_replica_that_is_thawed_by_a_snapshot_serves() {
     // Alive, and cut off: a restart would read what is on disk.
     world.cut_off(behind);
     world.thaw(name);
-    world.cut_log();
+    world.cut_log(RIGHT);
     world.cut.clear();
     world.until("a snapshot", |world| world.watch.snapshots > 0);
     world.rounds(10);
@@ -299,6 +301,36 @@ fn a_merge_whose_right_range_stands_still_waits_for_a_snapshot() {
     });
 }
 
+/// A split is committed by a node that holds it and then cannot apply the merge before it: a snapshot
+/// brings that node beyond it, as it does another that slept: the new range has a replica on one node only.
+#[test]
+fn a_range_whose_other_replicas_no_split_made_is_led() {
+    let mut world = World::calm();
+    let merge = world.freeze_for(LEFT, RIGHT);
+    world.rounds(20);
+    let (at, left) = world.led(LEFT).expect("it is led");
+    let (stuck, asleep) = ((at + 1) % 3, (at + 2) % 3);
+    world.crash(asleep, true);
+    let epoch = world.epoch(LEFT);
+    let version = epoch.version.max(merge.right.epoch.version) + 1;
+    world.propose_boundary(at, LEFT, epoch, BoundaryChange::Merge(merge));
+    world.rounds_without_applying(stuck, 20);
+    let plan = world.split_plan(18);
+    let new = plan.new_range_id;
+    let split = BoundaryChange::Split(plan);
+    world.propose_boundary(at, LEFT, Epoch { version, ..epoch }, split);
+    world.rounds_without_applying(stuck, 20);
+    assert_eq!(left.descriptor().span.end, key(18));
+    world.nodes[stuck].running.as_ref().expect("it runs").store.merged_away(RIGHT);
+    world.rounds_without_applying(stuck, 1);
+    world.cut_log(LEFT);
+    world.start(asleep).expect("it starts");
+    world.until("its leader", |world| world.led(new).is_some());
+    world.until("its replicas", |world| {
+        (0..3).all(|at| world.handle(at, new).is_some() && world.handle(at, RIGHT).is_none())
+    });
+}
+
 /// It never campaigns, so nobody had an occasion to tell it.
 #[test]
 fn a_learner_that_was_removed_while_it_was_cut_off_goes() {
@@ -317,7 +349,7 @@ fn a_message_does_not_overtake_the_replica_that_a_split_makes() {
     let epoch = world.epoch(LEFT);
     world.propose_boundary(at, LEFT, epoch, BoundaryChange::Split(plan));
     for _ in 0..ROUNDS {
-        world.round_without_applying(behind);
+        world.rounds_without_applying(behind, 1);
         if world.led(new).is_some()
             && world.packets.iter().any(|packet| packet.inbound.to_replica == replica_id)
         {
