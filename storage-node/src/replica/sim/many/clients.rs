@@ -198,6 +198,11 @@ impl World {
         self.clients.reading.push(reading);
     }
 
+    /// Nobody waits any more for what was asked.
+    pub(super) fn forget_reads(&mut self) {
+        self.clients.reading.clear();
+    }
+
     /// Confirmed reads take their snapshot, and look at the leadership again.
     pub(super) fn end_reads(&mut self) -> Result {
         self.note_ends()?;
