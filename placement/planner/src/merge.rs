@@ -4,21 +4,29 @@
 use crate::pairs::{missing_nodes, same_places};
 use crate::planning::Planning;
 use crate::{RangeView, Step};
-use rangedb_types::Replica;
+use rangedb_types::{Replica, ReplicaRole};
 
 /// Goes on with merges for which a range is frozen already, or gives them up.
 pub(crate) fn finish(planning: &mut Planning<'_>) {
     for (left, right) in planning.pairs.begun() {
-        let busy = left.is_none_or(|left| planning.is_busy(left));
-        if let Some(left) = left.filter(|_| !busy) {
-            finish_one(planning, left, right);
+        let neighbour = right.checked_sub(1).filter(|neighbour| {
+            let left = &planning.range(*neighbour).descriptor.span;
+            !planning.is_busy(*neighbour) && left.end == planning.range(right).descriptor.span.start
+        });
+        if let Some(neighbour) = neighbour {
+            if left == Some(neighbour) {
+                finish_one(planning, neighbour, right);
+            } else {
+                // The one that it is frozen for was split, or is gone.
+                show_left(planning, neighbour, right);
+            }
         } else {
             let range_id = planning.range(right).descriptor.range_id;
             planning.explanation.wait(|| {
                 format!("range {range_id} is frozen, and waits for the range on its left")
             });
         }
-        for index in left.into_iter().chain([right]) {
+        for index in neighbour.into_iter().chain([right]) {
             planning.set_busy(index);
         }
     }
@@ -29,9 +37,7 @@ fn finish_one(planning: &mut Planning<'_>, left: usize, right: usize) {
     let Some(intent) = right_range.merging else { return };
     let range_id = right_range.descriptor.range_id;
     if left_range.descriptor.epoch.version > intent.left_version {
-        planning
-            .explanation
-            .wait(|| format!("range {range_id} is frozen for a merge that was given up"));
+        show_left(planning, left, right);
         return;
     }
     if right_range.frozen_for >= planning.policy.merge_patience {
@@ -56,6 +62,36 @@ fn finish_one(planning: &mut Planning<'_>, left: usize, right: usize) {
     let to = right_range.leader.and_then(|node_id| left_range.descriptor.replica_on(node_id));
     if let Some(to) = to.filter(|to| planning.cluster.could_lead(left_range, to)).copied() {
         planning.ask_transfer(left, to, format!("range {range_id} on its right is frozen there"));
+    }
+}
+
+/// A range whose merge was given up is thawed by its leader, once that sees on its own node a replica of
+/// the range on the left which shows it. They lay together when the range was frozen; if they do not
+/// any more, they are brought together again.
+fn show_left(planning: &mut Planning<'_>, left: usize, right: usize) {
+    let (left_range, right_range) = (planning.range(left), planning.range(right));
+    let range_id = right_range.descriptor.range_id;
+    let Some(leader) = right_range.leader else { return };
+    let is_there = |node_id| left_range.descriptor.replica_on(node_id).is_some();
+    if is_there(leader) {
+        planning
+            .explanation
+            .wait(|| format!("range {range_id} is frozen for a merge that was given up"));
+        return;
+    }
+    let mut members = right_range.descriptor.with_role(ReplicaRole::Voter);
+    let to = members.find(|member| {
+        is_there(member.node_id) && planning.cluster.could_lead(right_range, member)
+    });
+    if let Some(to) = to.copied() {
+        let why = "its merge was given up, which is known there".to_owned();
+        planning.ask_transfer(right, to, why);
+    } else if !left_range.descriptor.is_joint()
+        && left_range.merging.is_none()
+        && planning.budget.allows(left_range, leader)
+    {
+        let why = format!("range {range_id} is to see there that its merge was given up");
+        planning.ask_learner(left, leader, why);
     }
 }
 

@@ -1,6 +1,8 @@
 //! Single decisions: one view, one plan.
 
-use rangedb_planner::{ClusterView, Liveness, NodeView, Operator, Policy, RangeView, Step, plan};
+use rangedb_planner::{
+    ClusterView, Liveness, MergeIntent, NodeView, Operator, Policy, RangeView, Step, plan,
+};
 use rangedb_types::{
     Epoch, NodeId, RangeDescriptor, RangeId, Replica, ReplicaId, ReplicaRole, Span,
 };
@@ -284,4 +286,31 @@ fn nodes_on_one_side_of_the_mean_are_evened_out_too() {
         .filter(|step| matches!(step, Step::AddLearner { .. }))
         .collect();
     assert_eq!(learners, [&Step::AddLearner { node_id: NodeId(8) }; 2]);
+}
+
+/// Nothing brought them together, and the range was frozen for good.
+#[test]
+fn a_range_whose_merge_was_given_up_is_led_where_its_left_neighbour_shows_it() {
+    let part = |id, start: &str, end: &str, nodes: [u64; 3]| {
+        let replicas = nodes.map(|node| (node, Voter));
+        let mut range = range(&replicas, &nodes);
+        range.descriptor.range_id = RangeId(id);
+        range.descriptor.span = Span { start: start.into(), end: end.into() };
+        range
+    };
+    let first_step = |left: RangeView, left_version| {
+        let mut right = part(2, "m", "", [1, 2, 3]);
+        right.merging = Some(MergeIntent { left_range_id: RangeId(1), left_version });
+        let nodes = (1..=6).map(node).collect();
+        let view = ClusterView { nodes, ranges: vec![left, right] };
+        let (operators, _) = plan(&view, &policy(3), SEED);
+        operators.first().map(|operator| (operator.range_id, operator.step.clone()))
+    };
+    let to = Replica { role: Voter, ..learner(3) };
+    let transfer = Some((RangeId(2), Step::TransferLeader { to }));
+    assert_eq!(first_step(part(1, "", "m", [4, 3, 5]), 0), transfer);
+    assert_eq!(first_step(part(7, "", "m", [4, 3, 5]), 1), transfer, "another is there now");
+    let add = Some((RangeId(1), Step::AddLearner { node_id: NodeId(1) }));
+    assert_eq!(first_step(part(1, "", "m", [4, 5, 6]), 0), add);
+    assert_eq!(first_step(part(1, "", "m", [1, 5, 6]), 0), None, "its leader sees it");
 }

@@ -7,11 +7,13 @@ use crate::merge::{is_forsaken, replicas_hold};
 use crate::replica::Input;
 use crate::replica::apply::Freeze;
 use crate::replica::command::{BoundaryChange, MergeName, MergePlan};
+use crate::replica::membership::ReplicaChangeKind;
 use crate::replica::merge::merge;
 use crate::store::handle::{ProposeError, ReplicaHandle};
 use parking_lot::Mutex;
 use rangedb_types::{
     Epoch, MonotonicClock as _, MonotonicTime, Random as _, RangeDescriptor, RangeId,
+    Replica as Member, ReplicaRole,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,7 +90,12 @@ impl World {
             }
             let Some((left_at, left)) = self.left_of(&range) else { continue };
             let left_range = left.descriptor();
-            if places(&left_range) != places(&range) {
+            // As the real one: chains of frozen ranges are ended from their left end, and what was given
+            // up is thawed first. Else two steps could pull at one leader for ever.
+            let hopeless = right.frozen().is_some_and(|freeze| {
+                left.frozen().is_some() || is_forsaken(&left_range, &range, freeze.name)
+            });
+            if hopeless || places(&left_range) != places(&range) {
                 continue;
             }
             if left_at == right_at {
@@ -194,20 +201,29 @@ impl World {
         self.lead_where_it_is_known();
     }
 
-    /// A frozen range is thawed by a leader on whose node it is seen that it may be.
+    /// A frozen range is thawed by a leader on whose node it is seen that it may be: as the real
+    /// placement does, its lead goes there, or its left neighbour comes.
     fn lead_where_it_is_known(&mut self) {
-        let handles = self.handles();
         for (at, right) in self.leaders() {
             let Some(freeze) = right.frozen() else { continue };
             let range = right.descriptor();
-            let knows = |(_, other): &&(usize, Arc<ReplicaHandle>)| {
-                is_forsaken(&other.descriptor(), &range, freeze.name)
-            };
-            let there = handles.iter().filter(knows).find_map(|(at, _)| {
-                range.replica_on(self.nodes[*at].id).map(|member| member.replica_id)
-            });
-            if let Some(to) = there {
-                self.transfer_to(at, range.range_id, to);
+            let Some((left_at, left)) = self.left_of(&range) else { continue };
+            let left = left.descriptor();
+            if !is_forsaken(&left, &range, freeze.name) {
+                continue;
+            }
+            let node_id = self.nodes[at].id;
+            if left.replica_on(node_id).is_some() {
+                continue;
+            }
+            let there = |member: &&Member| left.replica_on(member.node_id).is_some();
+            if let Some(to) = range.with_role(ReplicaRole::Voter).find(there) {
+                self.transfer_to(at, range.range_id, to.replica_id);
+            } else {
+                let replica_id = self.placement.new_replica_id(left.range_id);
+                let learner = Member { replica_id, node_id, role: ReplicaRole::Learner };
+                let changes = vec![(ReplicaChangeKind::AddLearner, learner)];
+                self.change(left_at, left.range_id, left.epoch, changes, false);
             }
         }
     }
