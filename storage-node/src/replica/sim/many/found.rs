@@ -32,10 +32,12 @@ impl World {
         world
     }
 
-    /// How one of the ranges, all of which have three replicas, is split.
+    /// How the left range, or one with as many replicas, is split.
     fn split_plan(&mut self, number: u64) -> SplitPlan {
+        let copies = self.led(LEFT).expect("it is led").1.descriptor().replicas.len();
         let new_range_id = self.placement.new_range_id();
-        let new_replica_ids = (0..3).map(|_| self.placement.new_replica_id(new_range_id)).collect();
+        let new_replica_ids =
+            (0..copies).map(|_| self.placement.new_replica_id(new_range_id)).collect();
         let (left_bytes, right_bytes) = (0, 0);
         SplitPlan { key: key(number), new_range_id, new_replica_ids, left_bytes, right_bytes }
     }
@@ -113,6 +115,23 @@ impl World {
         self.cut.clear();
         self.until("its end", |world| world.handle(behind, RIGHT).is_none());
         behind
+    }
+
+    /// Goes on while all snapshots are on their way.
+    fn until_without_snapshots(&mut self, done: impl Fn(&Self) -> bool) {
+        for _ in 0..ROUNDS {
+            if done(self) {
+                return;
+            }
+            self.pass_time(50).expect("nothing is broken");
+            for packet in std::mem::take(&mut self.packets) {
+                self.deliver(packet);
+            }
+            for at in 0..self.nodes.len() {
+                self.run_node(at, true).expect("nothing is broken");
+            }
+        }
+        panic!("no snapshot is sent");
     }
 
     /// A round in which one node takes what comes to it, and does nothing of it yet.
@@ -329,6 +348,33 @@ fn a_range_whose_other_replicas_no_split_made_is_led() {
     world.until("its replicas", |world| {
         (0..3).all(|at| world.handle(at, new).is_some() && world.handle(at, RIGHT).is_none())
     });
+}
+
+/// A snapshot of a range and one of what was split off it since come to a node that has neither: both
+/// found their keys free, and were installed one over the other.
+#[test]
+fn snapshots_of_the_same_keys_are_not_installed_over_each_other() {
+    let mut world = World::new(1, Plan { nodes: 4, raft_threads: 1, ..Plan::of_seed(1) });
+    world.until("a leader", |world| world.led(LEFT).is_some());
+    let (at, left) = world.led(LEFT).expect("it is led");
+    let (replica_id, node_id) = (world.placement.new_replica_id(LEFT), world.nodes[3].id);
+    let learner = Member { replica_id, node_id, role: ReplicaRole::Learner };
+    let add = vec![(ReplicaChangeKind::AddLearner, learner)];
+    world.change(at, LEFT, left.descriptor().epoch, add, false);
+    let on_its_way = |range_id| {
+        move |world: &World| {
+            world.transfers.iter().any(|transfer| transfer.job.descriptor.range_id == range_id)
+        }
+    };
+    world.until_without_snapshots(on_its_way(LEFT));
+    let plan = world.split_plan(12);
+    let epoch = world.epoch(LEFT);
+    world.propose_boundary(at, LEFT, epoch, BoundaryChange::Split(plan));
+    world.until_without_snapshots(on_its_way(RIGHT));
+    for transfer in std::mem::take(&mut world.transfers) {
+        world.carry(transfer, true, true);
+    }
+    world.until("both", |world| [LEFT, RIGHT].iter().all(|id| world.handle(3, *id).is_some()));
 }
 
 /// It never campaigns, so nobody had an occasion to tell it.
