@@ -216,7 +216,10 @@ impl World {
             if left.replica_on(node_id).is_some() {
                 continue;
             }
-            let there = |member: &&Member| left.replica_on(member.node_id).is_some();
+            let caught_up = right.status().caught_up;
+            let there = |member: &&Member| {
+                left.replica_on(member.node_id).is_some() && caught_up.contains(&member.replica_id)
+            };
             if let Some(to) = range.with_role(ReplicaRole::Voter).find(there) {
                 self.transfer_to(at, range.range_id, to.replica_id);
             } else {
