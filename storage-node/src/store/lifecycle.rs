@@ -32,8 +32,10 @@ pub struct EngineSource {
 impl SnapshotSource for EngineSource {
     fn take(&self) -> Result<Option<SnapshotData>, String> {
         let data = self.engine.snapshot();
-        let applier = range_state::load(data.as_ref(), self.range_id)?
-            .ok_or_else(|| format!("range {} has no state on this node", self.range_id))?;
+        let Some(applier) = range_state::load(data.as_ref(), self.range_id)? else {
+            // Its left neighbour has taken it in, or it was removed: its end is on its way here.
+            return Ok(None);
+        };
         if applier.frozen.is_some() {
             // A snapshot would not tell that it is; the merge ends one way or the other soon.
             return Ok(None);

@@ -2,7 +2,7 @@
 
 use super::World;
 use super::clients::key;
-use super::network::Job;
+use super::network::{Job, Packet};
 use super::placement::Changes;
 use super::settings::Plan;
 use crate::raft_log::{LogChange, LogWrite, RaftLog as _};
@@ -13,7 +13,9 @@ use crate::replica::membership::ReplicaChangeKind;
 use crate::store::handle::ReplicaHandle;
 use crate::transport::Inbound;
 use raft::eraftpb::HardState;
-use rangedb_types::{Epoch, RangeDescriptor, RangeId, Replica as Member, ReplicaRole, Span};
+use rangedb_types::{
+    Epoch, NodeId, RangeDescriptor, RangeId, Replica as Member, ReplicaRole, Span,
+};
 use std::sync::Arc;
 
 pub(super) const LEFT: RangeId = RangeId(1);
@@ -375,6 +377,44 @@ fn snapshots_of_the_same_keys_are_not_installed_over_each_other() {
         world.carry(transfer, true, true);
     }
     world.until("both", |world| [LEFT, RIGHT].iter().all(|id| world.handle(3, *id).is_some()));
+}
+
+/// Its end was on its way from the apply thread; raft-rs took the missing state for a broken disk, and
+/// ended the process.
+#[test]
+fn a_leader_that_was_just_merged_survives_a_follower_that_needs_a_snapshot() {
+    let mut world = World::calm();
+    let (at, _) = world.led(RIGHT).expect("it is led");
+    let asleep = world.follower();
+    world.crash(asleep, true);
+    let merge = world.freeze_for(LEFT, RIGHT);
+    world.rounds(60);
+    world.cut_log(RIGHT);
+    let (left_at, _) = world.led(LEFT).expect("it is led");
+    assert_eq!(world.led(RIGHT).expect("it is led").0, at);
+    let epoch = world.epoch(LEFT);
+    world.propose_boundary(left_at, LEFT, epoch, BoundaryChange::Merge(merge));
+    world.rounds_without_applying(at, 20);
+    world.start(asleep).expect("it starts");
+    let from = world.nodes[asleep].id;
+    let speaks = |packet: &Packet| {
+        packet.inbound.from_node == from
+            && packet.inbound.range_id == RIGHT
+            && packet.to == NodeId(at as u64 + 1)
+    };
+    for _ in 0..ROUNDS {
+        world.rounds_without_applying(at, 1);
+        if world.packets.iter().any(speaks) {
+            break;
+        }
+    }
+    let store = &mut world.nodes[at].running.as_mut().expect("it runs").store;
+    for packet in world.packets.iter().filter(|packet| speaks(packet)) {
+        store.deliver(packet.inbound.clone());
+    }
+    store.apply(0, 64).expect("it goes on");
+    store.raft(0, 64).expect("it goes on");
+    assert!(world.handle(at, RIGHT).is_none());
 }
 
 /// It never campaigns, so nobody had an occasion to tell it.
