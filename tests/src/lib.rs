@@ -14,6 +14,7 @@ pub mod in_process;
 pub mod logs;
 pub mod ports;
 pub mod processes;
+pub mod usage;
 pub mod wait;
 pub mod workload;
 

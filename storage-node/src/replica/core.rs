@@ -16,6 +16,7 @@ use super::options::ReplicaOptions;
 use super::proposals::{self, Proposals, ProposeReply, Write};
 use super::reads::{ReadReply, Reads};
 use super::ready::InFlight;
+use super::sleep::Sleep;
 use super::split::split;
 use crate::raft_log::LogPosition;
 use crate::store::handle::{ProposeError, ReadError};
@@ -62,6 +63,11 @@ pub enum Input {
         frozen: bool,
     },
     Unreachable(ReplicaId),
+    /// The leader fell asleep.
+    Sleep {
+        from: ReplicaId,
+        sleep: Sleep,
+    },
     SnapshotSent {
         to: ReplicaId,
         installed: bool,
@@ -99,6 +105,10 @@ pub struct Replica {
     /// The hard state as the log store holds it; the commit index may be ahead of it.
     pub(super) written: HardState,
     pub(super) in_flight: Option<InFlight>,
+    /// Since when it sleeps.
+    pub(super) asleep: Option<MonotonicTime>,
+    /// Ticks since the range was last used.
+    pub(super) idle_ticks: u32,
     pub(super) sizer: LogSizer,
     pub(super) last_contact: HashMap<u64, MonotonicTime>,
     /// Peers that a snapshot is on its way to, with its index: the log after it must stay.
@@ -146,6 +156,8 @@ impl Replica {
             last_led: now,
             written,
             in_flight: None,
+            asleep: None,
+            idle_ticks: 0,
             sizer: LogSizer::default(),
             last_contact: HashMap::new(),
             snapshots_out: HashMap::new(),
@@ -259,6 +271,13 @@ impl Replica {
     /// Takes one input. Must not be called while `is_busy`.
     pub fn step(&mut self, input: Input, now: MonotonicTime) {
         debug_assert!(self.in_flight.is_none(), "nothing steps between ready and persisted");
+        self.note_input(&input);
+        if self.is_asleep() {
+            if self.sleeps_through(&input) {
+                return;
+            }
+            self.wake(now, false);
+        }
         match input {
             Input::Message(message) => self.step_message(message, now),
             Input::Propose(write) => self.writes.push(write),
@@ -275,6 +294,7 @@ impl Replica {
                 self.set_frozen(frozen);
                 self.note_applied(position, descriptor, &changes);
             }
+            Input::Sleep { from, sleep } => self.follow_to_sleep(from, sleep, now),
             Input::Unreachable(peer) => self.node.report_unreachable(peer.get()),
             Input::SnapshotSent { to, installed } => {
                 self.snapshots_out.remove(&to.get());
@@ -292,6 +312,10 @@ impl Replica {
             self.node.tick();
             return;
         }
+        if self.is_asleep() {
+            return;
+        }
+        self.idle_ticks = self.idle_ticks.saturating_add(1);
         self.reads.give_up_old_rounds(now);
         if self.wants_snapshot {
             self.keep_asking_for_snapshot();

@@ -25,12 +25,14 @@ pub mod reads;
 pub mod ready;
 #[cfg(test)]
 mod sim;
+pub mod sleep;
 pub mod split;
 mod upkeep;
 
 pub use self::core::{Input, Replica};
 pub use self::options::ReplicaOptions;
 pub use self::ready::{Effects, Persisted};
+pub use self::sleep::Sleep;
 
 /// Bootstrapped ranges start with a log that is truncated here, so that a replica that joins later
 /// always begins with a snapshot, which gives it its configuration.

@@ -13,6 +13,8 @@ pub struct ReplicaOptions {
     pub election_ticks_drawn: (usize, usize),
     /// Ticks between the rounds that renew the lease.
     pub round_ticks: u32,
+    /// Ticks without use after which a range falls asleep.
+    pub sleep_ticks: u32,
     pub log_budget: LogBudget,
     /// A peer that was silent for this long is reported as down.
     pub peer_down_after: Duration,

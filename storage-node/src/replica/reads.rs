@@ -56,6 +56,12 @@ impl Reads {
         !self.arrived.is_empty()
     }
 
+    /// True if no read waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.waiting == 0
+    }
+
     /// Starts a round for all that arrived; the context must be handed to Raft.
     pub fn start_round(&mut self, now: MonotonicTime) -> u64 {
         if self.rounds.len() >= ROUNDS_MAX

@@ -224,7 +224,7 @@ impl Replica {
 
     /// Starts a ReadIndex round if reads wait for one or the lease wants renewal.
     fn start_round(&mut self, now: MonotonicTime) {
-        if !self.leadership_established() {
+        if !self.leadership_established() || self.is_asleep() {
             return;
         }
         if self.ticks_to_round > 0 && !self.reads.wants_round() {

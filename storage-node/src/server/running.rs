@@ -196,6 +196,7 @@ fn links(context: &Context, opened: &Opened) -> Result<Links, StartError> {
     let runtime = Handle::current();
     let settings = &context.settings.transport;
     let outbox = Outbox::new(identity, settings, Arc::clone(&addresses), runtime.clone());
+    outbox.beat();
     let options = SnapshotOptions {
         identity,
         engine: Arc::clone(&opened.engine),

@@ -316,6 +316,10 @@ struct NoMessages;
 
 impl RaftReceiver for NoMessages {
     fn deliver(&self, _message: Inbound) {}
+
+    fn opened(&self, _from: NodeId) {}
+
+    fn heard(&self, _from: NodeId) {}
 }
 
 /// Node 1 with a full engine and node 2 with an empty one.

@@ -17,8 +17,10 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-/// Splits that one node works on at once; placement repeats what was dropped.
+/// Splits that one node works on at once.
 const SPLITS_MAX: usize = 2;
+/// Splits that may wait for their turn; placement repeats what was dropped.
+const WAITING_MAX: usize = 256;
 
 /// Where to split.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +50,7 @@ pub struct Splitter {
     states: Arc<RangeStates>,
     tasks: TaskTracker,
     slots: Arc<Semaphore>,
+    places: Arc<Semaphore>,
 }
 
 impl Splitter {
@@ -59,22 +62,25 @@ impl Splitter {
         tasks: TaskTracker,
     ) -> Self {
         let slots = Arc::new(Semaphore::new(SPLITS_MAX));
-        Self { store, engine, states, tasks, slots }
+        let places = Arc::new(Semaphore::new(SPLITS_MAX + WAITING_MAX));
+        Self { store, engine, states, tasks, slots, places }
     }
 
     /// Begins a split. Fire and forget: placement looks at the next report.
     pub fn begin(&self, order: SplitOrder) {
         let range_id = order.range_id;
-        let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
-            tracing::debug!(%range_id, "a split was dropped: others are under way");
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            tracing::debug!(%range_id, "a split was dropped: too many others wait");
             return;
         };
         let splitter = self.clone();
         self.tasks.spawn(async move {
+            // The slots are never closed.
+            let _slot = splitter.slots.acquire().await;
             if let Err(reason) = splitter.run(order).await {
                 tracing::info!(%range_id, reason, "a split was not made");
             }
-            drop(slot);
+            drop(place);
         });
     }
 

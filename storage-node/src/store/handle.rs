@@ -16,7 +16,7 @@ use rangedb_types::{
 };
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -112,6 +112,8 @@ pub struct ReplicaHandle {
     /// Estimated bytes of keys, versions and values; `SIZE_UNKNOWN` until somebody measured.
     size_bytes: AtomicU64,
     frozen: RwLock<Option<Freeze>>,
+    /// Somebody read under the lease since the Raft thread last looked.
+    used: AtomicBool,
     checks: Checks,
 }
 
@@ -144,6 +146,7 @@ impl ReplicaHandle {
             special_generation: AtomicU64::new(0),
             size_bytes: AtomicU64::new(SIZE_UNKNOWN),
             frozen: RwLock::new(None),
+            used: AtomicBool::new(false),
             checks: Checks::default(),
         }
     }
@@ -183,6 +186,10 @@ impl ReplicaHandle {
     /// the engine snapshot was taken.
     #[must_use]
     pub fn lease_holds(&self, term: u64) -> bool {
+        // Written only where it changes something: readers share the line.
+        if !self.used.load(Ordering::Relaxed) {
+            self.used.store(true, Ordering::Relaxed);
+        }
         let lease = self.published.read().lease;
         lease.holds(term, self.clock.now())
     }
@@ -343,6 +350,11 @@ impl ReplicaHandle {
     /// Must be set before the freeze is visible to anybody.
     pub(super) fn set_frozen(&self, frozen: Option<Freeze>) {
         *self.frozen.write() = frozen;
+    }
+
+    /// True if somebody read under the lease since the last call.
+    pub(super) fn take_used(&self) -> bool {
+        self.used.swap(false, Ordering::Relaxed)
     }
 
     pub(super) fn leads(&self) -> bool {

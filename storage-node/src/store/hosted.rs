@@ -4,7 +4,7 @@ use super::claims::Claim;
 use super::handle::{ProposeError, ReadError, ReplicaHandle};
 use super::shared::Shared;
 use super::worker::{Task, WorkerSender, leadership_of};
-use crate::replica::{Input, Replica};
+use crate::replica::{Input, Replica, Sleep};
 use crate::snapshot::{InstallDone, SendJob, StagedSnapshot};
 use crate::transport::Outbound;
 use raft::eraftpb::{Message, MessageType};
@@ -99,13 +99,29 @@ impl Hosted {
         self.step_staged(now);
     }
 
-    pub fn tick(&mut self, now: MonotonicTime, shared: &Shared, out: &mut Vec<Outbound>) {
+    /// One tick. `is_silent` tells of nodes that were not heard from for long.
+    pub fn tick(
+        &mut self,
+        now: MonotonicTime,
+        shared: &Shared,
+        is_silent: impl Fn(NodeId) -> bool,
+        out: &mut Vec<Outbound>,
+    ) {
         if self.core.is_busy() {
+            return;
+        }
+        if self.handle.take_used() {
+            self.core.note_use();
+        }
+        let is_free = self.staged.is_none() && self.held.is_empty();
+        // Before the tick: a beat that left after the word of the sleep would wake the followers.
+        if is_free && let Some(sleep) = self.core.fall_asleep(now, is_silent) {
+            self.tell_all(Some(sleep), out);
             return;
         }
         self.core.tick(now);
         if self.core.wonders_whether_it_is_left(now) {
-            self.ask_whether_it_is_left(out);
+            self.tell_all(None, out);
         }
         for member in &self.core.descriptor().replicas.clone() {
             if self.core.is_leader() && shared.sender.is_unreachable(member.node_id) {
@@ -122,8 +138,8 @@ impl Hosted {
         });
     }
 
-    /// A message that says nothing but who asks.
-    fn ask_whether_it_is_left(&self, out: &mut Vec<Outbound>) {
+    /// Tells all other members that this leader has fallen asleep; or says nothing but who asks.
+    fn tell_all(&self, sleep: Option<Sleep>, out: &mut Vec<Outbound>) {
         let range = self.core.descriptor();
         let others = range.replicas.iter().filter(|it| it.replica_id != self.core.replica_id);
         out.extend(others.map(|member| Outbound {
@@ -135,6 +151,7 @@ impl Hosted {
             span: Arc::new(range.span.clone()),
             message: None,
             removed_by: None,
+            sleep,
         }));
     }
 
@@ -209,6 +226,7 @@ impl Hosted {
                 span: Arc::clone(&self.span),
                 message: Some(message),
                 removed_by: None,
+                sleep: None,
             });
         }
     }

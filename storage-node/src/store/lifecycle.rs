@@ -196,7 +196,7 @@ impl Worker {
     /// A message of another node.
     pub(super) fn inbound(&mut self, inbound: Inbound, now: MonotonicTime) {
         let range_id = inbound.range_id;
-        if inbound.message.is_none() && inbound.removed_by.is_none() {
+        if inbound.says_nothing() {
             self.answer_whether_it_is_left(&inbound);
             return;
         }
@@ -214,6 +214,10 @@ impl Worker {
             } else {
                 self.remove_merged_away(range.range_id, &range.span, range.epoch);
             }
+            return;
+        }
+        if let Some(sleep) = inbound.sleep {
+            self.input(range_id, Input::Sleep { from: inbound.from_replica, sleep }, now);
             return;
         }
         let Some(message) = inbound.message.clone() else { return };
@@ -255,6 +259,7 @@ impl Worker {
             span: Arc::new(inbound.span.clone()),
             message: None,
             removed_by: Some(proof),
+            sleep: None,
         });
         // Sent with the next pass, whatever becomes of the range.
         self.touched.insert(inbound.range_id);

@@ -14,10 +14,12 @@ mod lifecycle;
 mod load;
 mod maintenance;
 mod merges;
+mod peers;
 mod raft_logger;
 mod range_state;
 pub mod settings;
 mod shared;
+mod sleepers;
 mod splits;
 mod start;
 #[cfg(test)]
@@ -32,7 +34,7 @@ use crate::replica::command::{BoundaryChange, SplitPlan};
 use crate::replica::membership::ReplicaChangeKind;
 use crate::snapshot::{InstallDone, SnapshotReceiver, StagedSnapshot};
 use crate::transport::{Inbound, RaftReceiver};
-use rangedb_types::{Epoch, RangeDescriptor, RangeId, Replica, ReplicaId, Span};
+use rangedb_types::{Epoch, NodeId, RangeDescriptor, RangeId, Replica, ReplicaId, Span};
 use shared::Shared;
 use start::Threads;
 use std::collections::{HashMap, HashSet};
@@ -225,7 +227,15 @@ impl Store {
 impl RaftReceiver for Store {
     fn deliver(&self, message: Inbound) {
         // What does not fit is dropped; Raft repeats it.
-        let _ = self.worker(message.range_id).try_send(Task::Inbound(message));
+        let _ = self.worker(message.range_id).try_send(Task::Inbound(Box::new(message)));
+    }
+
+    fn opened(&self, from: NodeId) {
+        self.shared.peers.opened(from, self.shared.clock.now());
+    }
+
+    fn heard(&self, from: NodeId) {
+        self.shared.peers.heard(from, self.shared.clock.now());
     }
 }
 

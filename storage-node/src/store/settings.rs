@@ -22,6 +22,7 @@ impl Default for StoreSettings {
                 election_ticks: 10,
                 election_ticks_drawn: (10, 20),
                 round_ticks: 2,
+                sleep_ticks: 30,
                 log_budget: LogBudget { retain_bytes: 16 << 20, retain_entries: 50_000 },
                 peer_down_after: Duration::from_secs(10),
             },

@@ -4,6 +4,7 @@ use super::applier::ApplyTask;
 use super::claims::Claims;
 use super::handle::ReplicaHandle;
 use super::merges::Call;
+use super::peers::Peers;
 use super::settings::StoreSettings;
 use super::worker::{Task, WorkerSender};
 use super::worker_index;
@@ -35,6 +36,8 @@ pub struct Shared {
     pub changed: Arc<Notify>,
     pub registry: RwLock<BTreeMap<RangeId, Arc<ReplicaHandle>>>,
     pub claims: Arc<Claims>,
+    /// When the other nodes were last heard from.
+    pub peers: Peers,
     pub metrics: &'static Metrics,
     pub logger: slog::Logger,
     /// The Raft threads, once they run.
@@ -92,6 +95,7 @@ impl Shared {
 /// What the Raft threads measure.
 pub struct Metrics {
     pub replicas: IntGauge,
+    pub awake: IntGauge,
     pub inbox_drained: Histogram,
     pub log_write_seconds: Histogram,
 }
@@ -110,6 +114,11 @@ impl Metrics {
             replicas: prometheus::register_int_gauge!(
                 "rangedb_store_replicas_count",
                 "Replicas on this node"
+            )
+            .expect(registered),
+            awake: prometheus::register_int_gauge!(
+                "rangedb_store_awake_replicas_count",
+                "Replicas on this node that do not sleep: ranges in use, or just used"
             )
             .expect(registered),
             inbox_drained: prometheus::register_histogram!(

@@ -3,8 +3,10 @@
 use super::applier::{ApplyTask, ApplyThread};
 use super::load::{self, Loaded};
 use super::maintenance::Maintenance;
+use super::peers::Peers;
 use super::settings::StoreSettings;
 use super::shared::{Metrics, Shared};
+use super::sleepers::Sleepers;
 use super::splits::EarlyVotes;
 use super::worker::{Task, Worker, WorkerSender};
 use super::{IdMap, IdSet, Store, StoreError, raft_logger, worker_index};
@@ -76,6 +78,7 @@ pub(super) fn assemble(options: StoreOptions) -> Result<Parts, StoreError> {
         changed: Arc::new(Notify::new()),
         registry: RwLock::new(BTreeMap::new()),
         claims: Arc::default(),
+        peers: Peers::default(),
         metrics: Metrics::get(),
         logger: raft_logger::logger(),
         workers: OnceLock::new(),
@@ -140,11 +143,14 @@ fn pair(
         replicas: IdMap::default(),
         touched: IdSet::default(),
         early_votes: EarlyVotes::default(),
+        sleepers: Sleepers::default(),
         outbound: Vec::new(),
     };
     let now = shared.clock.now();
     for Loaded { applier, state } in loaded {
+        let range_id = applier.descriptor.range_id;
         worker.adopt(applier, state, now).map_err(StoreError::Load)?;
+        worker.begin_asleep(range_id, now);
     }
     Ok((worker, ApplyThread::new(Arc::clone(shared), apply_tasks, sender)))
 }

@@ -10,7 +10,7 @@ use super::{IdMap, ReplicaHandle, StoreOptions, maintenance};
 use crate::replica::{Input, Replica};
 use crate::snapshot::{InstallDone, StagedSnapshot};
 use crate::transport::Inbound;
-use rangedb_types::{RangeDescriptor, RangeId};
+use rangedb_types::{NodeId, RangeDescriptor, RangeId};
 use std::sync::Arc;
 
 pub(crate) use super::range_state::{checksum, load_all as load_states};
@@ -74,8 +74,14 @@ impl SteppedStore {
         self.shared.send(range_id, Task::Replica { range_id, input });
     }
 
+    /// A sign of life of another node arrived.
+    pub fn hear(&self, node_id: NodeId) {
+        self.shared.peers.heard(node_id, self.shared.clock.now());
+    }
+
     pub fn deliver(&self, message: Inbound) {
-        self.shared.send(message.range_id, Task::Inbound(message));
+        self.hear(message.from_node);
+        self.shared.send(message.range_id, Task::Inbound(Box::new(message)));
     }
 
     pub fn deliver_snapshot(&self, staged: StagedSnapshot, done: InstallDone) {

@@ -5,6 +5,7 @@ use super::applier::ApplyTask;
 use super::handle::{Leadership, ReplicaHandle};
 use super::hosted::Hosted;
 use super::shared::Shared;
+use super::sleepers::Sleepers;
 use super::splits::EarlyVotes;
 use super::{IdMap, IdSet};
 use crate::raft_log::{LogChange, LogPosition, LogWrite};
@@ -48,7 +49,7 @@ pub enum Task {
         range_id: RangeId,
         input: Input,
     },
-    Inbound(Inbound),
+    Inbound(Box<Inbound>),
     Staged {
         staged: Box<StagedSnapshot>,
         done: InstallDone,
@@ -143,6 +144,7 @@ pub struct Worker {
     /// Ranges with something to collect.
     pub(super) touched: IdSet<RangeId>,
     pub(super) early_votes: EarlyVotes,
+    pub(super) sleepers: Sleepers,
     pub(super) outbound: Vec<Outbound>,
 }
 
@@ -202,7 +204,7 @@ impl Worker {
         let now = self.shared.clock.now();
         match task {
             Task::Replica { range_id, input } => self.input(range_id, input, now),
-            Task::Inbound(inbound) => self.inbound(inbound, now),
+            Task::Inbound(inbound) => self.inbound(*inbound, now),
             Task::Staged { staged, done } => self.staged(*staged, done, now),
             Task::Installed { range_id, result } => self.installed(range_id, result)?,
             Task::SnapshotSent { range_id, to, installed } => {
@@ -269,14 +271,6 @@ impl Worker {
         }
     }
 
-    pub(super) fn tick(&mut self, now: MonotonicTime) {
-        for (range_id, hosted) in &mut self.replicas {
-            hosted.tick(now, &self.shared, &mut self.outbound);
-            self.touched.insert(*range_id);
-        }
-        self.shared.metrics.replicas.set(i64::try_from(self.replicas.len()).unwrap_or(i64::MAX));
-    }
-
     /// Collects and performs what is ready, once for all touched replicas.
     pub(super) fn process(&mut self, now: MonotonicTime) -> Result<(), String> {
         let touched = std::mem::take(&mut self.touched);
@@ -285,6 +279,9 @@ impl Worker {
         let mut written = Vec::with_capacity(touched.len());
         for range_id in touched {
             let Some(hosted) = self.replicas.get_mut(&range_id) else { continue };
+            if !hosted.core.is_asleep() {
+                self.sleepers.note_awake(range_id);
+            }
             let Some(effects) = hosted.core.ready(now) else {
                 hosted.discard_staged(&self.shared);
                 hosted.publish(&self.shared);

@@ -22,6 +22,7 @@ pub use service::{RaftTransportService, raft_transport_service};
 pub use settings::TransportSettings;
 pub(crate) use wire::{decode_inbound, encode_parts, hello};
 
+use crate::replica::Sleep;
 use raft::eraftpb::Message;
 use rangedb_types::{ClusterId, Epoch, NodeId, RangeDescriptor, RangeId, ReplicaId, Span};
 use std::sync::Arc;
@@ -43,9 +44,10 @@ pub struct Outbound {
     pub epoch: Epoch,
     /// The sender's bounds; lets the receiver refuse to make a replica that would overlap another.
     pub span: Arc<Span>,
-    /// `None` for a notice that `to_replica` was removed.
+    /// `None` for a notice that `to_replica` was removed, or that the range sleeps.
     pub message: Option<Message>,
     pub removed_by: Option<Arc<RangeDescriptor>>,
+    pub sleep: Option<Sleep>,
 }
 
 /// A Raft message that arrived.
@@ -59,6 +61,15 @@ pub struct Inbound {
     pub span: Span,
     pub message: Option<Message>,
     pub removed_by: Option<RangeDescriptor>,
+    pub sleep: Option<Sleep>,
+}
+
+impl Inbound {
+    /// True for a message by which a replica asks whether it is still one.
+    #[must_use]
+    pub const fn says_nothing(&self) -> bool {
+        self.message.is_none() && self.removed_by.is_none() && self.sleep.is_none()
+    }
 }
 
 /// Where the Raft threads put their messages. Never blocks.
@@ -73,4 +84,10 @@ pub trait RaftSender: Send + Sync {
 /// Where messages that arrive are put. Never blocks; drops what does not fit.
 pub trait RaftReceiver: Send + Sync {
     fn deliver(&self, message: Inbound);
+
+    /// Another node opened a stream: it has started, or lost its connection.
+    fn opened(&self, from: NodeId);
+
+    /// A frame of another node arrived; they come several times a second, with or without messages.
+    fn heard(&self, from: NodeId);
 }

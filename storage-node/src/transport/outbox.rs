@@ -10,9 +10,14 @@ use rangedb_types::NodeId;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tokio::runtime::Handle;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// Time between two signs of life. Several fit into an election time-out.
+const BEAT_INTERVAL: Duration = Duration::from_millis(200);
 
 /// One queue and one task a peer node, made when there is something to send.
 pub struct Outbox {
@@ -43,6 +48,24 @@ impl Outbox {
             tasks: TaskTracker::new(),
             cancel: CancellationToken::new(),
         })
+    }
+
+    /// Lets every peer that was ever spoken to hear from this node several times a second, until
+    /// [`Outbox::stop`].
+    pub fn beat(self: &Arc<Self>) {
+        let outbox = Arc::clone(self);
+        let beating = async move {
+            let mut ticks = tokio::time::interval(BEAT_INTERVAL);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                tokio::select! {
+                    () = outbox.cancel.cancelled() => return,
+                    _ = ticks.tick() => {}
+                }
+                outbox.links.read().values().for_each(|(peer, _)| peer.queue.beat());
+            }
+        };
+        self.tasks.spawn_on(beating, &self.runtime);
     }
 
     /// Where the other nodes are, all of them. Streams to nodes that moved are made anew.

@@ -21,6 +21,8 @@ pub(super) struct Queue {
 struct Waiting {
     messages: VecDeque<Outbound>,
     bytes: usize,
+    /// A frame is to leave even if it is empty.
+    beat: bool,
 }
 
 impl Queue {
@@ -48,11 +50,21 @@ impl Queue {
         refused
     }
 
-    /// Waits until there is something, and takes a frame of it.
+    /// Asks for a sign of life: a frame, even if it is empty.
+    pub fn beat(&self) {
+        self.waiting.lock().beat = true;
+        self.filled.notify_one();
+    }
+
+    /// Waits until there is something, and takes a frame of it. It is empty if there is nothing to
+    /// say but that this node lives.
     pub async fn next_frame(&self) -> Vec<Outbound> {
         loop {
-            let frame = self.waiting.lock().take_frame();
-            if !frame.is_empty() {
+            let (frame, beat) = {
+                let mut waiting = self.waiting.lock();
+                (waiting.take_frame(), std::mem::take(&mut waiting.beat))
+            };
+            if beat || !frame.is_empty() {
                 return frame;
             }
             self.filled.notified().await;
@@ -61,7 +73,7 @@ impl Queue {
 
     /// Waits until there is something and leaves it there.
     pub async fn wait(&self) {
-        while self.waiting.lock().messages.is_empty() {
+        while !self.waiting.lock().is_wanted() {
             self.filled.notified().await;
         }
     }
@@ -75,6 +87,10 @@ impl Queue {
 }
 
 impl Waiting {
+    fn is_wanted(&self) -> bool {
+        self.beat || !self.messages.is_empty()
+    }
+
     fn take_frame(&mut self) -> Vec<Outbound> {
         let mut frame = Vec::new();
         let mut frame_bytes = 0;

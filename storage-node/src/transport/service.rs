@@ -73,8 +73,10 @@ impl RaftTransportService {
     async fn receive(&self, mut frames: Streaming<wire::RaftMessages>) -> Result<(), Status> {
         let first = frames.next().await.transpose()?.unwrap_or_default();
         let from = check_hello(self.identity, first.hello.as_ref())?;
+        self.receiver.opened(from);
         self.deliver(from, &first.messages)?;
         while let Some(frame) = frames.next().await.transpose()? {
+            self.receiver.heard(from);
             self.deliver(from, &frame.messages)?;
         }
         Ok(())

@@ -52,6 +52,7 @@ fn outbound(message: Message) -> Outbound {
         span: Arc::new(Span { start: b"a".to_vec(), end: b"m".to_vec() }),
         message: Some(message),
         removed_by: None,
+        sleep: None,
     }
 }
 
@@ -61,6 +62,10 @@ impl RaftReceiver for Receiver {
     fn deliver(&self, message: Inbound) {
         self.0.send(message).expect("the test listens");
     }
+
+    fn opened(&self, _from: NodeId) {}
+
+    fn heard(&self, _from: NodeId) {}
 }
 
 struct NoSnapshots;

@@ -1,6 +1,7 @@
 //! Raft messages as they go over the wire.
 
 use super::{Identity, Inbound, Outbound};
+use crate::replica::Sleep;
 use bytes::Bytes;
 use protobuf::Message as _;
 use raft::eraftpb::{Message, MessageType};
@@ -38,6 +39,8 @@ pub(super) fn encode(outbound: &Outbound, from_node: NodeId) -> wire::RaftMessag
     message.epoch = Some(outbound.epoch.into());
     message.start = outbound.span.start.clone().into();
     message.end = outbound.span.end.clone().into();
+    message.sleep =
+        outbound.sleep.map(|sleep| wire::RangeSleep { term: sleep.term, index: sleep.index });
     message.removed_by = outbound.removed_by.as_deref().map(Into::into);
     message
 }
@@ -83,6 +86,7 @@ pub(crate) fn decode_inbound(
         span,
         message: decode_message(message)?,
         removed_by,
+        sleep: message.sleep.map(|sleep| Sleep { term: sleep.term, index: sleep.index }),
     })
 }
 

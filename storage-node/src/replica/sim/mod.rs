@@ -8,6 +8,7 @@ mod guards;
 mod invariants;
 mod many;
 mod random;
+mod sleep;
 
 use self::disk::SimDisk;
 use super::apply::{Applier, Outcome};

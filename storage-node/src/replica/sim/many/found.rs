@@ -485,6 +485,7 @@ fn a_replica_is_not_removed_while_it_installs_a_snapshot() {
         epoch,
         span: range.span.clone(),
         message: None,
+        sleep: None,
         removed_by: Some(RangeDescriptor { epoch, ..range }),
     });
     // The leader's next message would mend it.

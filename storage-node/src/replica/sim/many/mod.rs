@@ -76,6 +76,7 @@ impl World {
             // Raft would draw them from a source that cannot be replayed: each node has its own.
             let ticks = settings.replica.election_ticks + 2 * id as usize;
             settings.replica.election_ticks_drawn = (ticks, ticks + 1);
+            settings.replica.sleep_ticks = 5;
             let staged = folder.path().join(id.to_string());
             nodes.push(Node::new(NodeId(id), staged, settings, &plan.sabotage));
         }
@@ -263,7 +264,22 @@ impl World {
             node.clock.advance(Duration::from_millis(ms));
             node.tick_if_due();
         }
+        self.beat();
         self.watch.leases(&self.nodes)
+    }
+
+    /// Nodes that run are heard by all that are connected to them, whatever their ranges do.
+    fn beat(&mut self) {
+        let running = |node: &&Node| node.running.is_some();
+        for to in self.nodes.iter().filter(running) {
+            for from in self.nodes.iter().filter(running) {
+                if from.id != to.id && self.hears(from.id, to.id) {
+                    to.running.iter().for_each(|running| running.store.hear(from.id));
+                }
+            }
+            let cores = to.running.iter().flat_map(|running| running.store.cores());
+            self.watch.asleep += cores.filter(|(_, core)| core.is_asleep()).count() as u64;
+        }
     }
 
     /// Every replica that is seen by the services of a running node.

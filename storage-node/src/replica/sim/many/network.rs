@@ -85,6 +85,7 @@ impl RaftSender for Wire {
                 span: (*message.span).clone(),
                 message: message.message,
                 removed_by: message.removed_by.map(|range| (*range).clone()),
+                sleep: message.sleep,
             },
         }));
     }

@@ -222,6 +222,7 @@ fn many_ranges_survive_random_faults() {
         .with_ansi(false)
         .finish();
     let _told = tracing::subscriber::set_default(told);
+    let mut asleep = 0;
     for seed in seeds {
         let began = std::time::Instant::now();
         let world = match run(seed, Plan::of_seed(seed)) {
@@ -231,7 +232,7 @@ fn many_ranges_survive_random_faults() {
         let watch = &world.watch;
         eprintln!(
             "RANGEDB_SIM_SEED={seed}: {} ranges made, {} merges, {} snapshots, {} crashes, {} \
-             removals, {} writes, {} reads, {:?}",
+             removals, {} writes, {} reads, asleep {} times, {:?}",
             world.placement.ranges_made(),
             watch.merges,
             watch.snapshots,
@@ -239,9 +240,12 @@ fn many_ranges_survive_random_faults() {
             watch.removals,
             watch.registers.acknowledged,
             watch.registers.reads,
+            watch.asleep,
             began.elapsed()
         );
+        asleep += watch.asleep;
     }
+    assert!(asleep > 0, "ranges that rest fall asleep");
 }
 
 /// What a seed does depends on nothing but the seed.

@@ -31,6 +31,8 @@ pub struct Watch {
     /// Everything that was seen, in short: two runs of one seed have the same.
     trace: DefaultHasher,
     pub snapshots: u64,
+    /// Replicas that were asleep when the time was told, all times added up.
+    pub asleep: u64,
     pub merges: u64,
     pub crashes: u64,
     pub removals: u64,
