@@ -16,12 +16,16 @@ use rangedb_proto::internal::v1 as wire;
 use rangedb_types::{Epoch, MonotonicTime, NodeId, RangeDescriptor, RangeId, Span};
 use std::collections::HashMap;
 use std::time::Duration;
-use tokio::time::{Instant, interval, sleep};
+use tokio::time::{Instant, sleep};
 
 /// How often a round is made when nothing asks for one.
 const ROUND_INTERVAL: Duration = Duration::from_millis(500);
 /// Shortest time between two rounds.
 const ROUND_PAUSE: Duration = Duration::from_millis(20);
+/// Planning for very many ranges takes long: it rests for so many times as long as it took when there
+/// is much to do, and when there is nothing.
+const BUSY_REST: u32 = 3;
+const IDLE_REST: u32 = 30;
 /// How often leadership is confirmed although nobody asks: a leader that is cut off must let go.
 const CONFIRM_INTERVAL: Duration = Duration::from_secs(1);
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -39,23 +43,30 @@ struct Duties<'a> {
     office: &'a Office,
     bootstrap_sent_at: Option<MonotonicTime>,
     confirmed_at: Instant,
+    /// How long the last plan took.
+    planned_for: Duration,
 }
 
 /// Runs until leadership is lost.
 pub(super) async fn run(office: &Office) {
-    let mut duties = Duties { office, bootstrap_sent_at: None, confirmed_at: Instant::now() };
+    let mut duties = Duties {
+        office,
+        bootstrap_sent_at: None,
+        confirmed_at: Instant::now(),
+        planned_for: Duration::ZERO,
+    };
     let mut revisions = office.consensus.revisions();
-    let mut rounds = interval(ROUND_INTERVAL);
     loop {
-        tokio::select! {
-            _ = rounds.tick() => {}
-            () = office.wake.notified() => {}
-            changed = revisions.changed() => if changed.is_err() { return },
-        }
         if duties.round().await.is_err() {
             return;
         }
-        sleep(ROUND_PAUSE).await;
+        sleep((duties.planned_for * BUSY_REST).clamp(ROUND_PAUSE, ROUND_INTERVAL)).await;
+        let rest = (duties.planned_for * IDLE_REST).clamp(ROUND_INTERVAL, CONFIRM_INTERVAL);
+        tokio::select! {
+            () = sleep(rest) => {}
+            () = office.wake.notified() => {}
+            changed = revisions.changed() => if changed.is_err() { return },
+        }
     }
 }
 
@@ -168,8 +179,9 @@ impl Duties<'_> {
         Ok(range.filter(|range| range.epoch == FIRST_EPOCH))
     }
 
-    async fn schedule(&self) -> Result<(), Lost> {
+    async fn schedule(&mut self) -> Result<(), Lost> {
         let office = self.office;
+        let begun = Instant::now();
         let (mut view, policy, seed, wishes) = office.look(|state, view, now| {
             let policy = policy(state);
             let seed = state.cluster_id().map_or(0, planner_seed);
@@ -195,6 +207,7 @@ impl Duties<'_> {
             under_way.accept(operators, replicas, office.now());
             under_way.ids_wanted()
         };
+        self.planned_for = begun.elapsed();
         if wanted > 0 {
             let count = u32::try_from(wanted).unwrap_or(u32::MAX);
             let count = count.min(crate::state::IDS_PER_CALL_MAX);

@@ -123,18 +123,19 @@ impl View {
             leaders: beat.leaders,
         };
         if !std::mem::replace(&mut node.told_all, true) {
-            self.forget_leaderships(node_id, |_| true);
+            self.forget_leaderships(node_id);
         }
-        let lost: BTreeSet<_> = beat.lost_leaderships.iter().copied().map(RangeId).collect();
-        self.forget_leaderships(node_id, |range_id| lost.contains(&range_id));
+        for range_id in beat.lost_leaderships.iter().copied().map(RangeId) {
+            if let Some(range) = self.ranges.get_mut(&range_id) {
+                range.leader.take_if(|leader| *leader == node_id);
+            }
+        }
         Ok(reports.into_iter().filter_map(|report| self.take_in(report, now)).collect())
     }
 
-    fn forget_leaderships(&mut self, node_id: NodeId, which: impl Fn(RangeId) -> bool) {
-        for (range_id, range) in &mut self.ranges {
-            if range.leader == Some(node_id) && which(*range_id) {
-                range.leader = None;
-            }
+    fn forget_leaderships(&mut self, node_id: NodeId) {
+        for range in self.ranges.values_mut() {
+            range.leader.take_if(|leader| *leader == node_id);
         }
     }
 

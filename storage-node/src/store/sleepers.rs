@@ -17,7 +17,8 @@ const WAKE_MAX: usize = 256;
 #[derive(Default)]
 pub struct Sleepers {
     awake: IdSet<RangeId>,
-    /// To be woken, each at most once.
+    /// To be woken, each at most once; those who have lost their leader first.
+    orphans: VecDeque<RangeId>,
     waking: VecDeque<RangeId>,
     queued: IdSet<RangeId>,
     /// Nodes that were not heard from for an election time-out.
@@ -34,6 +35,18 @@ impl Sleepers {
         if self.queued.insert(range_id) {
             self.waking.push_back(range_id);
         }
+    }
+
+    fn wake_soon(&mut self, range_id: RangeId) {
+        if self.queued.insert(range_id) {
+            self.orphans.push_back(range_id);
+        }
+    }
+
+    fn next(&mut self) -> Option<RangeId> {
+        let range_id = self.orphans.pop_front().or_else(|| self.waking.pop_front())?;
+        self.queued.remove(&range_id);
+        Some(range_id)
     }
 
     /// Takes in who was heard; returns the nodes for which that changed anything.
@@ -94,7 +107,13 @@ impl Worker {
         for (range_id, hosted) in &self.replicas {
             let core = &hosted.core;
             let concerned = |node_id: &NodeId| core.descriptor().replica_on(*node_id).is_some();
-            if core.is_asleep() && changed.iter().any(concerned) {
+            if !core.is_asleep() || !changed.iter().any(concerned) {
+                continue;
+            }
+            let leader = core.leader_id().and_then(|id| core.descriptor().replica(id));
+            if leader.is_some_and(|member| self.sleepers.silent.contains(&member.node_id)) {
+                self.sleepers.wake_soon(*range_id);
+            } else {
                 self.sleepers.wake_later(*range_id);
             }
         }
@@ -102,8 +121,7 @@ impl Worker {
 
     fn wake_some(&mut self, now: MonotonicTime) {
         for _ in 0..WAKE_MAX {
-            let Some(range_id) = self.sleepers.waking.pop_front() else { return };
-            self.sleepers.queued.remove(&range_id);
+            let Some(range_id) = self.sleepers.next() else { return };
             let Some(hosted) = self.replicas.get_mut(&range_id) else { continue };
             let leader = hosted.core.leader_id();
             let member = leader.and_then(|id| hosted.core.descriptor().replica(id).copied());
@@ -136,6 +154,19 @@ mod tests {
         assert_eq!(sleepers.listen(&[heard(1, 9_100, 1)], now(9_101), limit), [NodeId(1)]);
         assert_eq!(sleepers.listen(&[heard(1, 9_200, 2)], now(9_201), limit), [NodeId(1)]);
         assert!(sleepers.listen(&[heard(1, 9_300, 2)], now(9_301), limit).is_empty());
+    }
+
+    #[test]
+    fn who_has_lost_its_leader_wakes_first() {
+        let mut sleepers = Sleepers::default();
+        sleepers.wake_later(RangeId(1));
+        sleepers.wake_soon(RangeId(2));
+        sleepers.wake_soon(RangeId(1));
+        assert_eq!([sleepers.next(), sleepers.next(), sleepers.next()], [2, 1, 0].map(some));
+    }
+
+    fn some(id: u64) -> Option<RangeId> {
+        (id > 0).then_some(RangeId(id))
     }
 
     #[test]
