@@ -3,15 +3,19 @@
 use crate::sizes::{ranges_are, whole};
 use anyhow::{Context as _, Result, ensure};
 use rangedb_client::Client;
-use rangedb_client::proto::DrainNodeRequest;
+use rangedb_client::proto::{DrainNodeRequest, RangeStatus, RemoveNodeRequest};
 use rangedb_tests::logs::PEER_LOST;
 use rangedb_tests::workload::Plan;
-use rangedb_tests::{Processes, Shape, Workload, admin, seed, wait};
+use rangedb_tests::{Processes, Shape, Workload, admin, http, rounds, seed, wait};
 use std::time::{Duration, Instant};
 
-/// How many ranges the moves are tried with.
+/// How many ranges the moves are tried with; the full figure is 200.
 const RANGES: usize = 12;
-const LIMIT: Duration = Duration::from_secs(90);
+const LIMIT: Duration = Duration::from_secs(180);
+/// More moves than an even spread needs are a planner that does not know what it wants.
+const MOVES_FACTOR: f64 = 1.3;
+/// What a few ranges more or less make of that.
+const MOVES_MORE: f64 = 6.0;
 const OPERATION_LIMIT: Duration = Duration::from_secs(5);
 
 /// What a node holds may differ from an even share by this much.
@@ -20,47 +24,124 @@ fn slack(even: usize) -> usize {
 }
 
 /// A workload, and so many ranges that it has made; from then on there are no more of them.
-async fn load(client: &Client, cluster: &Processes) -> Result<Workload> {
+async fn load(client: &Client, cluster: &Processes, wanted: usize) -> Result<Workload> {
     admin::set_config(client, "range_merge_size", "0B").await?;
     admin::set_config(client, "range_split_size", "1MiB").await?;
     admin::set_config(client, "node_dead_after", "4s").await?;
-    let plan = Plan { keys_per_writer: 400, value_bytes: 4096, ..Plan::new(seed()) };
+    let keys_per_writer = wanted * 34;
+    let plan = Plan { keys_per_writer, value_bytes: 4096, ..Plan::new(seed()) };
     let workload = Workload::start(&cluster.endpoints(), plan).await?;
-    ranges_are(client, |count| count >= RANGES).await?;
+    ranges_are(client, |count| count >= wanted).await?;
     admin::set_config(client, "range_split_size", "1GiB").await?;
     Ok(workload)
+}
+
+/// What clients saw of a step, and what it moved.
+struct Step {
+    begun: Instant,
+    moves: f64,
+}
+
+impl Step {
+    async fn begin(cluster: &Processes) -> Result<Self> {
+        Ok(Self { begun: Instant::now(), moves: moves(cluster).await? })
+    }
+
+    /// Tells of it; so many moves a range were needed.
+    async fn end(
+        self,
+        what: &str,
+        moves_a_range: f64,
+        cluster: &Processes,
+        client: &Client,
+        workload: &Workload,
+    ) -> Result<()> {
+        let (begun, now) = (self.begun, Instant::now());
+        let took = now - begun;
+        // Splits that were under way have ended by now.
+        let ranges = admin::ranges(client).await?.len();
+        let needed = (moves_a_range * ranges as f64).ceil();
+        let moved = moves(cluster).await? - self.moves;
+        let latencies = workload.latencies(begun, now);
+        let rate = latencies.len() as f64 / took.as_secs_f64();
+        println!(
+            "{what}, {ranges} ranges: {took:?}, {moved} moves ({needed} needed), {rate:.0} writes/s, slowest {:?}, \
+             longest pause {:?}",
+            latencies.last().copied().unwrap_or_default(),
+            workload.longest_pause(begun, now)
+        );
+        let most = needed * MOVES_FACTOR + MOVES_MORE;
+        ensure!(moved <= most, "{what}: {moved} moves, where {needed} would do");
+        Ok(())
+    }
+}
+
+/// Replicas that were filled by a snapshot, on all nodes that run.
+async fn moves(cluster: &Processes) -> Result<f64> {
+    let mut moves = 0.0;
+    for node in cluster.nodes.iter().filter(|node| node.is_started()) {
+        // A node that never got a snapshot has no such metric yet.
+        moves += http::metric(&node.http, "rangedb_snapshot_installed_total").await.unwrap_or(0.0);
+    }
+    Ok(moves)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_grows_and_shrinks_again() -> Result<()> {
     let mut cluster = Processes::start(Shape { nodes: 1, ..Shape::default() }).await?;
     let client = cluster.client().await?;
-    let workload = load(&client, &cluster).await?;
+    let workload = load(&client, &cluster, rounds(RANGES)).await?;
     let begun = Instant::now();
-    for _ in 0..3 {
+
+    let step = Step::begin(&cluster).await?;
+    join(&mut cluster, 2).await?;
+    even(&client, 3).await?;
+    step.end("one node to three", 2.0, &cluster, &client, &workload).await?;
+
+    let step = Step::begin(&cluster).await?;
+    join(&mut cluster, 2).await?;
+    even(&client, 5).await?;
+    step.end("three nodes to five", 1.2, &cluster, &client, &workload).await?;
+
+    let step = Step::begin(&cluster).await?;
+    let away = [0, 1].map(|index: usize| cluster.nodes[index].grpc.clone());
+    for address in &away {
+        let node_id = node_id(&client, address).await?;
+        client.admin().drain_node(DrainNodeRequest { node_id, dry_run: false }).await?;
+    }
+    for address in &away {
+        emptied(&client, address).await?;
+    }
+    even(&client, 3).await?;
+    step.end("five nodes to three", 1.2, &cluster, &client, &workload).await?;
+    for (index, address) in away.iter().enumerate() {
+        // One that still runs when it is removed ends with an error that says so.
+        cluster.nodes[index].stop().await?;
+        let node_id = node_id(&client, address).await?;
+        client.admin().remove_node(RemoveNodeRequest { node_id, dry_run: false }).await?;
+    }
+    judge(cluster, workload, &client, begun).await
+}
+
+async fn join(cluster: &mut Processes, count: usize) -> Result<()> {
+    for _ in 0..count {
         let node = cluster.add_node()?;
         node.start()?;
         node.ready().await?;
     }
-    even(&client, 4).await?;
-    println!("four nodes are even after {:?}", begun.elapsed());
+    Ok(())
+}
 
-    let drained = Instant::now();
-    let away = node_id(&client, &cluster.nodes[0].grpc).await?;
-    let request = DrainNodeRequest { node_id: away, dry_run: false };
-    client.admin().drain_node(request).await?;
+/// Waits until nothing is left on a node.
+async fn emptied(client: &Client, address: &str) -> Result<()> {
+    let away = node_id(client, address).await?;
     wait::until("the node is empty", LIMIT, async || {
-        let holds = admin::ranges(&client)
-            .await?
-            .into_iter()
-            .filter(|range| range.replicas.iter().any(|replica| replica.node_id == away));
-        ensure!(holds.count() == 0, "it holds replicas");
+        let ranges = admin::ranges(client).await?;
+        let holds = |range: &&RangeStatus| range.replicas.iter().any(|one| one.node_id == away);
+        ensure!(ranges.iter().filter(holds).count() == 0, "it holds replicas");
         Ok(())
     })
-    .await?;
-    println!("a node is empty {:?} after its drain began", drained.elapsed());
-    even(&client, 3).await?;
-    judge(cluster, workload, &client, begun).await
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -68,7 +149,7 @@ async fn a_dead_node_is_rebuilt_elsewhere() -> Result<()> {
     let mut cluster = Processes::start(Shape { nodes: 4, ..Shape::default() }).await?;
     cluster.replicated().await?;
     let client = cluster.client().await?;
-    let workload = load(&client, &cluster).await?;
+    let workload = load(&client, &cluster, rounds(RANGES)).await?;
     even(&client, 4).await?;
     let begun = Instant::now();
     let dead = node_id(&client, &cluster.nodes[2].grpc).await?;

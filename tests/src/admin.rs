@@ -19,9 +19,17 @@ pub const VERIFY_LIMIT: Duration = Duration::from_secs(60);
 /// # Errors
 /// The gateway's.
 pub async fn ranges(client: &Client) -> Result<Vec<RangeStatus>> {
-    let answer = client.admin().list_ranges(ListRangesRequest::default()).await?.into_inner();
-    ensure!(!answer.more, "more ranges than a page holds");
-    Ok(answer.ranges)
+    let mut ranges = Vec::new();
+    let mut request = ListRangesRequest::default();
+    loop {
+        let page = client.admin().list_ranges(request.clone()).await?.into_inner();
+        ranges.extend(page.ranges);
+        if !page.more {
+            return Ok(ranges);
+        }
+        ensure!(page.next_start > request.start, "a page that does not go on");
+        request.start = page.next_start;
+    }
 }
 
 /// All storage nodes.
