@@ -8,6 +8,7 @@ use super::command::{
     BOUNDARY, BoundaryChange, encode_boundary, encode_change_context, encode_check,
 };
 use super::compaction::LogSizer;
+use super::input::Input;
 use super::lease::Lease;
 use super::log_storage::LogStorage;
 use super::membership::{self, MembershipError, ReplicaChangeKind};
@@ -16,7 +17,6 @@ use super::options::ReplicaOptions;
 use super::proposals::{self, Proposals, ProposeReply, Write};
 use super::reads::{ReadReply, Reads};
 use super::ready::InFlight;
-use super::sleep::Sleep;
 use super::split::split;
 use crate::raft_log::LogPosition;
 use crate::store::handle::{ProposeError, ReadError};
@@ -31,48 +31,6 @@ use std::sync::Arc;
 
 /// Entries a follower may lack and still count as caught up.
 const CAUGHT_UP_LAG_MAX: u64 = 1000;
-
-/// What can happen to a replica.
-pub enum Input {
-    Message(Message),
-    Propose(Write),
-    Read(ReadReply),
-    Check {
-        check_id: u64,
-        reply: ProposeReply,
-    },
-    ChangeReplicas {
-        epoch: Epoch,
-        changes: Vec<(ReplicaChangeKind, Member)>,
-        leave_joint: bool,
-    },
-    TransferLeader {
-        to: ReplicaId,
-    },
-    Boundary {
-        epoch: Epoch,
-        change: BoundaryChange,
-        reply: ProposeReply,
-    },
-    /// Entries up to here are applied and visible.
-    Applied {
-        position: LogPosition,
-        descriptor: Arc<RangeDescriptor>,
-        changes: Vec<ConfChangeV2>,
-        /// The range is frozen for a merge.
-        frozen: bool,
-    },
-    Unreachable(ReplicaId),
-    /// The leader fell asleep.
-    Sleep {
-        from: ReplicaId,
-        sleep: Sleep,
-    },
-    SnapshotSent {
-        to: ReplicaId,
-        installed: bool,
-    },
-}
 
 /// One replica of one range.
 pub struct Replica {

@@ -15,6 +15,7 @@ pub mod apply;
 pub mod command;
 pub mod compaction;
 pub mod core;
+pub mod input;
 pub mod lease;
 pub mod log_storage;
 pub mod membership;
@@ -29,7 +30,8 @@ pub mod sleep;
 pub mod split;
 mod upkeep;
 
-pub use self::core::{Input, Replica};
+pub use self::core::Replica;
+pub use self::input::Input;
 pub use self::options::ReplicaOptions;
 pub use self::ready::{Effects, Persisted};
 pub use self::sleep::Sleep;

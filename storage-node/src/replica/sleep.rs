@@ -8,7 +8,8 @@
 //! fallen silent is woken, and only then does the time it slept count towards its election time-out:
 //! while that node speaks, the follower stays bound by its promise not to vote.
 
-use super::core::{Input, Replica};
+use super::core::Replica;
+use super::input::Input;
 use raft::eraftpb::MessageType;
 use rangedb_types::{MonotonicTime, NodeId, ReplicaId};
 
