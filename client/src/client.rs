@@ -246,10 +246,11 @@ impl Client {
         .await
     }
 
-    /// Removes every key from `start` to `end` (exclusive; empty: unbounded), atomically.
+    /// Removes every key from `start` to `end` (exclusive; empty: unbounded): range by range in key
+    /// order, atomically inside each.
     ///
     /// # Errors
-    /// `NotImplemented` if the span lies in more than one range; see [`Error`].
+    /// See [`Error`]. After any, a part of the span may be gone; repeat it.
     pub async fn delete_range(
         &self,
         start: impl Into<Bytes>,

@@ -1,6 +1,7 @@
 //! Clusters whose ranges split, merge and move while they are written to. Every test runs a workload
 //! that remembers what was promised, and judges the cluster by it.
 
+mod bulk;
 mod idle;
 mod nodes;
 mod sizes;

@@ -1,8 +1,10 @@
 //! What a process takes of the machine, as the kernel counts it.
 
 use anyhow::{Context as _, Result};
-use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::time::Duration;
+use std::{fs, io};
 
 /// Processor time of all threads that live.
 ///
@@ -28,6 +30,25 @@ pub fn resident_bytes(process_id: u32) -> Result<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"));
     let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB")).context("no RssAnon")?;
     Ok(kib.parse::<u64>()? * 1024)
+}
+
+/// Bytes of a folder's files on the disk, which may be fewer than their lengths.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn disk_bytes(folder: &Path) -> Result<u64> {
+    let mut total = 0;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let metadata = match entry.metadata() {
+            // Files come and go while it is looked.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            metadata => metadata?,
+        };
+        let within = if metadata.is_dir() { disk_bytes(&entry.path())? } else { 0 };
+        total += metadata.blocks() * 512 + within;
+    }
+    Ok(total)
 }
 
 #[cfg(test)]

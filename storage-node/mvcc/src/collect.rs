@@ -30,7 +30,7 @@ pub struct Garbage {
     pub bytes: u64,
     /// Where to go on, once the removals are applied; `None` at the end of the span.
     pub resume: Option<Vec<u8>>,
-    /// There are versions above the safe point that make others garbage later.
+    /// There are versions or range tombstones above the safe point that make others garbage later.
     pub more_later: bool,
 }
 
@@ -58,7 +58,8 @@ pub fn collect(
 ) -> Result<Garbage> {
     let held = bounds(span);
     let mut iter = snapshot.iterator(Family::Write, &held.lower, &held.upper)?;
-    let mut garbage = Garbage::default();
+    let more_later = tombstones.any_after(safe_point);
+    let mut garbage = Garbage { more_later, ..Garbage::default() };
     let mut seen = 0;
     let mut state: Option<KeyState> = None;
     let mut valid = iter.seek_to_first()?;

@@ -88,6 +88,13 @@ impl TombstoneSet {
         self.fragments.is_empty()
     }
 
+    /// Whether a tombstone is newer than `timestamp`.
+    #[must_use]
+    pub fn any_after(&self, timestamp: Timestamp) -> bool {
+        let newest = self.fragments.iter().filter_map(|fragment| fragment.deleted_at.first());
+        newest.max().is_some_and(|newest| *newest > timestamp)
+    }
+
     /// Whether the version `commit_ts` of `key` is hidden from a read at `read_ts`.
     #[must_use]
     pub fn hides(&self, key: &[u8], commit_ts: Timestamp, read_ts: Timestamp) -> bool {

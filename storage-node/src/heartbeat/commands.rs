@@ -37,7 +37,7 @@ pub trait Hosted: Send + Sync {
     fn merge(&self, order: MergeOrder);
     fn abort_merge(&self, left: RangeId, version: u64);
     /// A range was measured that nobody had measured before.
-    fn set_size(&self, range_id: RangeId, bytes: u64);
+    fn found_size(&self, range_id: RangeId, bytes: u64);
 }
 
 /// The store with those who do more than it alone can.
@@ -72,11 +72,9 @@ impl Hosted for Host {
         self.merger.abort(left, version);
     }
 
-    fn set_size(&self, range_id: RangeId, bytes: u64) {
-        if let Some(handle) = self.store.replica(range_id)
-            && handle.size_bytes().is_none()
-        {
-            handle.set_size(bytes);
+    fn found_size(&self, range_id: RangeId, bytes: u64) {
+        if let Some(handle) = self.store.replica(range_id) {
+            handle.found_size(bytes);
         }
     }
 

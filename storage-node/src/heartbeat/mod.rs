@@ -138,7 +138,7 @@ impl Heartbeat {
                     match result {
                         Ok(result) => {
                             for (range_id, bytes) in &result.range_bytes {
-                                self.orders.hosted.set_size(*range_id, *bytes);
+                                self.orders.hosted.found_size(*range_id, *bytes);
                             }
                             *measured = result;
                         }

@@ -150,7 +150,7 @@ impl Hosted for FakeStore {
 
     fn abort_merge(&self, _: RangeId, _: u64) {}
 
-    fn set_size(&self, _: RangeId, _: u64) {}
+    fn found_size(&self, _: RangeId, _: u64) {}
 }
 
 struct NoLog;

@@ -1,6 +1,7 @@
 //! What the rest of the process sees of one replica: readable without the Raft thread.
 
 use super::checks::{Checks, ChecksumResult};
+use super::size::RangeSize;
 use super::worker::{Task, WorkerSender};
 use crate::replica::Input;
 use crate::replica::apply::Freeze;
@@ -19,9 +20,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::oneshot;
-
-/// Stands for a size that nobody measured.
-const SIZE_UNKNOWN: u64 = u64::MAX;
 
 /// Proof that a replica led its range in a term and had applied that term's first entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,8 +107,7 @@ pub struct ReplicaHandle {
     applied_index: AtomicU64,
     largest_commit: AtomicU64,
     special_generation: AtomicU64,
-    /// Estimated bytes of keys, versions and values; `SIZE_UNKNOWN` until somebody measured.
-    size_bytes: AtomicU64,
+    size: RangeSize,
     frozen: RwLock<Option<Freeze>>,
     /// Somebody read under the lease since the Raft thread last looked.
     used: AtomicBool,
@@ -144,7 +141,7 @@ impl ReplicaHandle {
             applied_index: AtomicU64::new(0),
             largest_commit: AtomicU64::new(0),
             special_generation: AtomicU64::new(0),
-            size_bytes: AtomicU64::new(SIZE_UNKNOWN),
+            size: RangeSize::default(),
             frozen: RwLock::new(None),
             used: AtomicBool::new(false),
             checks: Checks::default(),
@@ -258,27 +255,32 @@ impl ReplicaHandle {
     /// Roughly how many bytes the range holds, all versions counted; `None` if nobody measured yet.
     #[must_use]
     pub fn size_bytes(&self) -> Option<u64> {
-        let size = self.size_bytes.load(Ordering::Relaxed);
-        (size != SIZE_UNKNOWN).then_some(size)
+        self.size.get()
     }
 
-    /// The range was measured.
+    /// The range's files were measured; counts if nobody did before.
+    pub fn found_size(&self, bytes: u64) {
+        self.size.found(bytes);
+    }
+
+    /// A snapshot took the place of what it held.
+    pub(super) fn forget_size(&self) {
+        self.size.forget();
+    }
+
+    /// The range was read.
     pub fn set_size(&self, bytes: u64) {
-        self.size_bytes.store(bytes, Ordering::Relaxed);
+        self.size.set(bytes);
     }
 
     /// Garbage was removed.
     pub fn remove_bytes(&self, bytes: u64) {
-        let shrunk = |size: u64| (size != SIZE_UNKNOWN).then(|| size.saturating_sub(bytes));
-        // Unknown stays unknown.
-        let _unknown = self.size_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, shrunk);
+        self.size.remove(bytes);
     }
 
-    /// The range has grown, if it was measured before.
+    /// The range has grown.
     pub(super) fn add_bytes(&self, bytes: usize) {
-        let grown = |size: u64| (size != SIZE_UNKNOWN).then(|| size.saturating_add(bytes as u64));
-        // Unknown stays unknown.
-        let _unknown = self.size_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown);
+        self.size.add(bytes as u64);
     }
 
     #[must_use]

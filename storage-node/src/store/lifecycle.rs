@@ -430,6 +430,7 @@ impl Worker {
         // It may have been frozen before, and thawed in what the snapshot spans.
         hosted.core.set_frozen(applier.frozen.is_some());
         hosted.handle.set_frozen(applier.frozen);
+        hosted.handle.forget_size();
         let handle = Arc::clone(&hosted.handle);
         self.write_log(LogWrite { changes }, true)?;
         // From here on a log that ends before the applied index is damage again.

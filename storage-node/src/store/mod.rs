@@ -19,6 +19,7 @@ mod raft_logger;
 mod range_state;
 pub mod settings;
 mod shared;
+mod size;
 mod sleepers;
 mod splits;
 mod start;

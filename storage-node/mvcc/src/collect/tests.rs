@@ -84,6 +84,9 @@ fn a_range_tombstone_goes_after_all_it_hides() {
     }
     let span = Span { start: vec![2], end: vec![8] };
     apply(&*engine, &delete_range(&span, Timestamp(9), RequestId(2)));
+    let page =
+        collect(&*engine.snapshot(), &load(&*engine), &Span::all(), Timestamp(8), LIMITS).unwrap();
+    assert!(page.more_later, "what it hides becomes garbage though nothing is written any more");
     pass(&*engine, Timestamp(8), LIMITS);
     assert_eq!(count(&*engine, Family::Write), 10, "the tombstone is above the safe point");
     pass(&*engine, Timestamp(9), CollectLimits { versions_max: 3, removals_max: 2 });
