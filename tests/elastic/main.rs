@@ -4,4 +4,5 @@
 mod bulk;
 mod idle;
 mod nodes;
+mod pauses;
 mod sizes;

@@ -5,6 +5,7 @@
 //! leader that was lost, costs time and nothing else.
 
 use super::office::Office;
+use super::quiet::{Inputs, Quiet};
 use crate::consensus::{LeadershipError, ProposeError};
 use crate::metrics;
 use crate::operator::planner_seed;
@@ -45,6 +46,7 @@ struct Duties<'a> {
     confirmed_at: Instant,
     /// How long the last plan took.
     planned_for: Duration,
+    quiet: Quiet,
 }
 
 /// Runs until leadership is lost.
@@ -54,6 +56,7 @@ pub(super) async fn run(office: &Office) {
         bootstrap_sent_at: None,
         confirmed_at: Instant::now(),
         planned_for: Duration::ZERO,
+        quiet: Quiet::default(),
     };
     let mut revisions = office.consensus.revisions();
     loop {
@@ -181,6 +184,10 @@ impl Duties<'_> {
 
     async fn schedule(&mut self) -> Result<(), Lost> {
         let office = self.office;
+        let inputs = Inputs::of(office);
+        if self.quiet.holds(inputs, office.now()) {
+            return Ok(());
+        }
         let begun = Instant::now();
         let (mut view, policy, seed, wishes) = office.look(|state, view, now| {
             let policy = policy(state);
@@ -195,8 +202,9 @@ impl Duties<'_> {
         let over = office.wishes.lock().round(&wishes, &view, &policy, &mut operators, now);
         timer.observe_duration();
         self.count(&view, operators.len(), explanation.pending().len());
+        let idle = operators.is_empty() && explanation.pending().is_empty() && wishes.is_empty();
         *office.explanation.lock() = explanation;
-        let wanted = {
+        let (wanted, none_under_way) = {
             let mut under_way = office.operators.lock();
             let replicas: HashMap<RangeId, usize> = view
                 .ranges
@@ -205,8 +213,9 @@ impl Duties<'_> {
                 .collect();
             let replicas = |range_id| replicas.get(&range_id).copied().unwrap_or_default();
             under_way.accept(operators, replicas, office.now());
-            under_way.ids_wanted()
+            (under_way.ids_wanted(), under_way.under_way().next().is_none())
         };
+        self.quiet.planned(inputs, office.now(), idle && none_under_way);
         self.planned_for = begun.elapsed();
         if wanted > 0 {
             let count = u32::try_from(wanted).unwrap_or(u32::MAX);

@@ -8,6 +8,7 @@
 
 mod duties;
 mod office;
+mod quiet;
 mod sessions;
 
 pub use office::Office;

@@ -71,12 +71,20 @@ pub struct View {
     since: MonotonicTime,
     nodes: BTreeMap<NodeId, NodeLive>,
     ranges: BTreeMap<RangeId, Reported>,
+    changes: u64,
 }
 
 impl View {
     #[must_use]
     pub const fn new(now: MonotonicTime) -> Self {
-        Self { since: now, nodes: BTreeMap::new(), ranges: BTreeMap::new() }
+        Self { since: now, nodes: BTreeMap::new(), ranges: BTreeMap::new(), changes: 0 }
+    }
+
+    /// Grows whenever something was reported that a plan may depend on. What follows from time alone
+    /// does not count.
+    #[must_use]
+    pub const fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// A node opened its stream; an older one of its streams no longer counts.
@@ -84,6 +92,7 @@ impl View {
         let stats = self.nodes.get(&node_id).map(|node| node.stats).unwrap_or_default();
         let node = NodeLive { session: Some(session), told_all: false, heard_at: now, stats };
         self.nodes.insert(node_id, node);
+        self.changes += 1;
     }
 
     pub fn disconnected(&mut self, node_id: NodeId, session: SessionId) {
@@ -91,6 +100,7 @@ impl View {
             && node.session == Some(session)
         {
             node.session = None;
+            self.changes += 1;
         }
     }
 
@@ -122,8 +132,12 @@ impl View {
             replicas: beat.replicas,
             leaders: beat.leaders,
         };
-        if !std::mem::replace(&mut node.told_all, true) {
+        let first = !std::mem::replace(&mut node.told_all, true);
+        if first {
             self.forget_leaderships(node_id);
+        }
+        if first || !reports.is_empty() || !beat.lost_leaderships.is_empty() {
+            self.changes += 1;
         }
         for range_id in beat.lost_leaderships.iter().copied().map(RangeId) {
             if let Some(range) = self.ranges.get_mut(&range_id) {

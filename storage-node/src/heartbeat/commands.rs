@@ -1,6 +1,7 @@
 //! What placement orders, and who carries it out.
 
 use super::metrics;
+use super::report::Replicas;
 use crate::merge::{MergeOrder, Merger};
 use crate::replica::membership::ReplicaChangeKind;
 use crate::split::{SplitAt, SplitOrder, Splitter};
@@ -21,8 +22,7 @@ use tokio::sync::{Notify, watch};
 pub type ClusterSettings = Arc<BTreeMap<String, String>>;
 
 /// The store, as placement sees it.
-pub trait Hosted: Send + Sync {
-    fn statuses(&self) -> Vec<ReplicaStatus>;
+pub trait Hosted: Replicas + Send + Sync {
     fn changed(&self) -> Arc<Notify>;
     fn bootstrap(&self, range: RangeDescriptor) -> BoxFuture<'_, Result<(), StoreError>>;
     fn change_replicas(
@@ -47,11 +47,25 @@ pub struct Host {
     pub merger: Merger,
 }
 
-impl Hosted for Host {
-    fn statuses(&self) -> Vec<ReplicaStatus> {
-        self.store.statuses()
+impl Replicas for Host {
+    fn replicas_count(&self) -> usize {
+        self.store.replicas_count()
     }
 
+    fn range_ids(&self) -> Vec<RangeId> {
+        self.store.range_ids()
+    }
+
+    fn take_listed(&self) -> Vec<RangeId> {
+        self.store.take_listed()
+    }
+
+    fn look(&self, range_id: RangeId) -> Option<ReplicaStatus> {
+        self.store.look(range_id)
+    }
+}
+
+impl Hosted for Host {
     fn changed(&self) -> Arc<Notify> {
         self.store.changed()
     }

@@ -14,11 +14,11 @@ mod session;
 
 pub use commands::{ClusterSettings, Host, Hosted, Orders};
 pub use measure::Measures;
+pub use report::Replicas;
 pub use session::{Link, LinkError, NodeInfo};
 
-use crate::store::ReplicaStatus;
 use futures::FutureExt as _;
-use measure::{Measured, Subject};
+use measure::Measured;
 use rangedb_placement_client::LEADER_METADATA;
 use rangedb_proto::internal::v1::{NodeReport, node_report::Report};
 use rangedb_types::{Random as _, SystemRandom};
@@ -140,6 +140,7 @@ impl Heartbeat {
                             for (range_id, bytes) in &result.range_bytes {
                                 self.orders.hosted.found_size(*range_id, *bytes);
                             }
+                            delta.measured(measured, &result);
                             *measured = result;
                         }
                         Err(error) => tracing::warn!(%error, "sizes could not be measured"),
@@ -148,8 +149,8 @@ impl Heartbeat {
                 }
                 _ = measures.tick(), if measuring.is_none() => {
                     let measures = Arc::clone(&self.measures);
-                    let led = led(&self.orders.hosted.statuses());
-                    measuring = Some(tokio::task::spawn_blocking(move || measures.take(&led)));
+                    let used = delta.subjects(&*self.orders.hosted, measured);
+                    measuring = Some(tokio::task::spawn_blocking(move || measures.take(&used)));
                     false
                 }
                 () = &mut news, if !is_news => {
@@ -164,7 +165,7 @@ impl Heartbeat {
             if beat {
                 is_news = false;
                 last_beat = Instant::now();
-                let beat = delta.beat(&self.orders.hosted.statuses(), measured);
+                let beat = delta.beat(&*self.orders.hosted, measured);
                 metrics::BEATS.inc();
                 if let Err(end) = send(&session, Report::Heartbeat(beat)).await {
                     return end;
@@ -178,16 +179,6 @@ impl Heartbeat {
         let error = LinkError::of_status(status);
         if error.is_final() { End::Refused(error) } else { End::Broken(error.to_string()) }
     }
-}
-
-fn led(statuses: &[ReplicaStatus]) -> Vec<Subject> {
-    let led = statuses.iter().filter(|status| status.is_leader);
-    led.map(|status| Subject {
-        range_id: status.descriptor.range_id,
-        span: status.descriptor.span.clone(),
-        size_known: status.size_bytes.is_some(),
-    })
-    .collect()
 }
 
 async fn finished(measuring: &mut Option<JoinHandle<Measured>>) -> Result<Measured, JoinError> {

@@ -13,6 +13,7 @@ use rangedb_proto::internal::v1::node_command::Command;
 use rangedb_proto::internal::v1::placement_server::{Placement, PlacementServer};
 use rangedb_proto::v1::PlacementMember;
 use rangedb_service::DataDir;
+use crate::store::ReplicaStatus;
 use rangedb_types::{Epoch, NodeId, RangeDescriptor, RangeId, Replica, ReplicaId};
 use std::collections::HashMap;
 use tokio::sync::{Notify, mpsc};
@@ -103,15 +104,27 @@ struct FakeStore {
     splits: Mutex<Vec<SplitOrder>>,
 }
 
-impl Hosted for FakeStore {
-    fn statuses(&self) -> Vec<ReplicaStatus> {
+impl Replicas for FakeStore {
+    fn replicas_count(&self) -> usize {
+        1
+    }
+
+    fn range_ids(&self) -> Vec<RangeId> {
+        vec![RangeId(4)]
+    }
+
+    fn take_listed(&self) -> Vec<RangeId> {
+        self.range_ids()
+    }
+
+    fn look(&self, range_id: RangeId) -> Option<ReplicaStatus> {
         let descriptor = RangeDescriptor {
             range_id: RangeId(4),
             span: rangedb_types::Span::all(),
             epoch: Epoch { version: 1, conf_version: 1 },
             replicas: Vec::new(),
         };
-        vec![ReplicaStatus {
+        (range_id == descriptor.range_id).then(|| ReplicaStatus {
             descriptor: Arc::new(descriptor),
             replica_id: ReplicaId(1),
             leader: None,
@@ -124,9 +137,12 @@ impl Hosted for FakeStore {
             size_bytes: None,
             frozen: None,
             slowest_match: 0,
-        }]
+        })
     }
 
+}
+
+impl Hosted for FakeStore {
     fn changed(&self) -> Arc<Notify> {
         Arc::clone(&self.changed)
     }

@@ -117,11 +117,10 @@ impl Merger {
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {}
             }
-            for status in self.store.statuses() {
-                let Some(freeze) = status.frozen.filter(|_| status.is_leader) else { continue };
+            for (range, freeze) in self.store.frozen_leaders() {
                 let mut here = self.store.statuses().into_iter();
-                if here.any(|it| is_forsaken(&it.descriptor, &status.descriptor, freeze.name)) {
-                    self.thaw(&status.descriptor, freeze).await;
+                if here.any(|it| is_forsaken(&it.descriptor, &range, freeze.name)) {
+                    self.thaw(&range, freeze).await;
                 }
             }
         }

@@ -280,6 +280,7 @@ impl ApplyThread {
             .write(&self.batch, durability)
             .map_err(|error| format!("cannot write to the data store: {error}"))?;
         self.batch.clear();
+        self.shared.applied_batches.fetch_add(1, Ordering::Relaxed);
         let mut notices = Vec::with_capacity(self.progress.len());
         for (range_id, progress) in self.progress.drain() {
             let Some(owned) = self.ranges.get(&range_id) else { continue };

@@ -1,6 +1,7 @@
 //! What the rest of the process sees of one replica: readable without the Raft thread.
 
 use super::checks::{Checks, ChecksumResult};
+use super::news::Reporter;
 use super::size::RangeSize;
 use super::worker::{Task, WorkerSender};
 use crate::replica::Input;
@@ -112,6 +113,7 @@ pub struct ReplicaHandle {
     /// Somebody read under the lease since the Raft thread last looked.
     used: AtomicBool,
     checks: Checks,
+    reporter: Reporter,
 }
 
 impl ReplicaHandle {
@@ -120,6 +122,7 @@ impl ReplicaHandle {
         descriptor: Arc<RangeDescriptor>,
         worker: WorkerSender,
         clock: Arc<dyn MonotonicClock>,
+        reporter: Reporter,
     ) -> Self {
         Self {
             range_id: descriptor.range_id,
@@ -145,6 +148,7 @@ impl ReplicaHandle {
             frozen: RwLock::new(None),
             used: AtomicBool::new(false),
             checks: Checks::default(),
+            reporter,
         }
     }
 
@@ -261,21 +265,25 @@ impl ReplicaHandle {
     /// The range's files were measured; counts if nobody did before.
     pub fn found_size(&self, bytes: u64) {
         self.size.found(bytes);
+        self.reporter.changed();
     }
 
     /// A snapshot took the place of what it held.
     pub(super) fn forget_size(&self) {
         self.size.forget();
+        self.reporter.changed();
     }
 
     /// The range was read.
     pub fn set_size(&self, bytes: u64) {
         self.size.set(bytes);
+        self.reporter.changed();
     }
 
     /// Garbage was removed.
     pub fn remove_bytes(&self, bytes: u64) {
         self.size.remove(bytes);
+        self.reporter.changed();
     }
 
     /// The range has grown.
@@ -352,6 +360,7 @@ impl ReplicaHandle {
     /// Must be set before the freeze is visible to anybody.
     pub(super) fn set_frozen(&self, frozen: Option<Freeze>) {
         *self.frozen.write() = frozen;
+        self.reporter.changed();
     }
 
     /// True if somebody read under the lease since the last call.
@@ -366,6 +375,12 @@ impl ReplicaHandle {
     pub(super) fn transfer_leader(&self, to: ReplicaId) -> bool {
         let input = Input::TransferLeader { to };
         self.worker.try_send(Task::Replica { range_id: self.range_id, input })
+    }
+
+    /// Its status; from now on it is listed again once that changes.
+    pub(super) fn look(&self) -> ReplicaStatus {
+        self.reporter.seen();
+        self.status()
     }
 
     #[must_use]
@@ -391,6 +406,7 @@ impl ReplicaHandle {
 
     pub(super) fn publish(&self, change: impl FnOnce(&mut Published)) {
         change(&mut self.published.write());
+        self.reporter.changed();
     }
 
     /// Applied entries are visible in the engine. Must come before anybody is answered.
@@ -405,6 +421,7 @@ impl ReplicaHandle {
         }
         self.largest_commit.fetch_max(largest_commit.0, Ordering::AcqRel);
         self.applied_index.store(index, Ordering::Release);
+        self.reporter.changed();
     }
 
     /// Call before and after a write of fences or range tombstones becomes visible.

@@ -340,6 +340,7 @@ impl Worker {
             hosted.stop();
         }
         self.shared.registry.write().remove(&range_id);
+        self.shared.news.gone(range_id);
         self.shared.changed.notify_waiters();
         tracing::info!(%range_id, %replica_id, "the replica was removed from this node");
         let changes = vec![LogChange::Remove { replica_id }];

@@ -9,6 +9,7 @@ use super::{IdMap, IdSet, worker_index};
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use rangedb_types::{RangeId, ReplicaId};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 /// The maintenance thread.
@@ -25,7 +26,7 @@ impl Maintenance {
         let (stop, stopped) = bounded::<()>(1);
         let thread =
             std::thread::Builder::new().name("log-upkeep".to_owned()).spawn(move || {
-                let mut seen = IdMap::default();
+                let mut seen = None;
                 while stopped.recv_timeout(shared.settings.maintenance_interval)
                     == Err(RecvTimeoutError::Timeout)
                 {
@@ -50,19 +51,21 @@ impl Maintenance {
 pub(super) fn round(
     shared: &Shared,
     workers: &[WorkerSender],
-    seen: &mut IdMap<RangeId, u64>,
+    seen: &mut Option<u64>,
 ) -> Result<(), String> {
     let force: Arc<IdSet<ReplicaId>> =
         Arc::new(shared.log.purge().map_err(|error| error.to_string())?.into_iter().collect());
+    // What is applied while the indexes are read is seen again in the next round.
+    let batches = Some(shared.applied_batches.load(Ordering::Acquire));
+    if batches == *seen && force.is_empty() {
+        return Ok(());
+    }
     let applied: IdMap<RangeId, u64> = shared
         .registry
         .read()
         .iter()
         .map(|(range_id, handle)| (*range_id, handle.applied_index()))
         .collect();
-    if applied == *seen && force.is_empty() {
-        return Ok(());
-    }
     shared.engine.sync_wal().map_err(|error| format!("cannot sync the data store: {error}"))?;
     let mut parts: Vec<IdMap<RangeId, u64>> = workers.iter().map(|_| IdMap::default()).collect();
     for (range_id, index) in &applied {
@@ -71,6 +74,6 @@ pub(super) fn round(
     for (worker, part) in workers.iter().zip(parts) {
         worker.send(Task::Compact { durable: Arc::new(part), force: Arc::clone(&force) });
     }
-    *seen = applied;
+    *seen = batches;
     Ok(())
 }

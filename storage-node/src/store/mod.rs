@@ -14,6 +14,7 @@ mod lifecycle;
 mod load;
 mod maintenance;
 mod merges;
+mod news;
 mod peers;
 mod raft_logger;
 mod range_state;
@@ -31,6 +32,7 @@ pub use handle::{Leadership, ProposeError, ReadError, ReplicaHandle, ReplicaStat
 pub use settings::StoreSettings;
 pub use start::StoreOptions;
 
+use crate::replica::apply::Freeze;
 use crate::replica::command::{BoundaryChange, SplitPlan};
 use crate::replica::membership::ReplicaChangeKind;
 use crate::snapshot::{InstallDone, SnapshotReceiver, StagedSnapshot};
@@ -96,10 +98,47 @@ impl Store {
             .collect()
     }
 
-    /// Every replica at a glance.
+    /// Every replica at a glance. There may be very many: not for anything that is done often.
     #[must_use]
     pub fn statuses(&self) -> Vec<ReplicaStatus> {
         self.shared.registry.read().values().map(|handle| handle.status()).collect()
+    }
+
+    /// All ranges with a replica here.
+    #[must_use]
+    pub fn range_ids(&self) -> Vec<RangeId> {
+        self.shared.registry.read().keys().copied().collect()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn replicas_count(&self) -> usize {
+        self.shared.registry.read().len()
+    }
+
+    /// A replica at a glance, and it is listed anew once something about it changes; `None` if it is
+    /// not here.
+    #[must_use]
+    pub fn look(&self, range_id: RangeId) -> Option<ReplicaStatus> {
+        self.replica(range_id).map(|handle| handle.look())
+    }
+
+    /// The ranges that were listed since the last call: something about their replicas may have
+    /// changed, or they are gone. For one caller, who looks at each of them.
+    #[must_use]
+    pub fn take_listed(&self) -> Vec<RangeId> {
+        self.shared.news.take()
+    }
+
+    /// The frozen ranges that this node leads.
+    #[must_use]
+    pub fn frozen_leaders(&self) -> Vec<(Arc<RangeDescriptor>, Freeze)> {
+        let registry = self.shared.registry.read();
+        let frozen = registry.values().filter_map(|handle| {
+            let freeze = handle.frozen()?;
+            handle.leads().then(|| (handle.descriptor(), freeze))
+        });
+        frozen.collect()
     }
 
     /// Notified when something worth reporting changed.

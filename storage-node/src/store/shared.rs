@@ -4,6 +4,7 @@ use super::applier::ApplyTask;
 use super::claims::Claims;
 use super::handle::ReplicaHandle;
 use super::merges::Call;
+use super::news::News;
 use super::peers::Peers;
 use super::settings::StoreSettings;
 use super::worker::{Task, WorkerSender};
@@ -34,6 +35,10 @@ pub struct Shared {
     pub settings: StoreSettings,
     /// Something worth reporting to placement changed.
     pub changed: Arc<Notify>,
+    /// Which replicas that may be about.
+    pub news: Arc<News>,
+    /// Write batches of applied entries since the start.
+    pub applied_batches: AtomicU64,
     pub registry: RwLock<BTreeMap<RangeId, Arc<ReplicaHandle>>>,
     pub claims: Arc<Claims>,
     /// When the other nodes were last heard from.

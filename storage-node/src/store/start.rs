@@ -76,6 +76,8 @@ pub(super) fn assemble(options: StoreOptions) -> Result<Parts, StoreError> {
         clock: options.clock,
         settings: options.settings,
         changed: Arc::new(Notify::new()),
+        news: Arc::default(),
+        applied_batches: AtomicU64::new(0),
         registry: RwLock::new(BTreeMap::new()),
         claims: Arc::default(),
         peers: Peers::default(),

@@ -6,7 +6,7 @@ use super::applier::ApplyThread;
 use super::shared::Shared;
 use super::start::{Parts, assemble};
 use super::worker::{Task, Worker};
-use super::{IdMap, ReplicaHandle, StoreOptions, maintenance};
+use super::{ReplicaHandle, StoreOptions, maintenance};
 use crate::replica::{Input, Replica};
 use crate::snapshot::{InstallDone, StagedSnapshot};
 use crate::transport::Inbound;
@@ -19,13 +19,13 @@ pub(crate) use super::range_state::{checksum, load_all as load_states};
 pub(crate) struct SteppedStore {
     shared: Arc<Shared>,
     pairs: Vec<(Worker, ApplyThread)>,
-    compacted: IdMap<RangeId, u64>,
+    compacted: Option<u64>,
 }
 
 impl SteppedStore {
     pub fn open(options: StoreOptions) -> Result<Self, String> {
         let Parts { shared, pairs } = assemble(options).map_err(|error| error.to_string())?;
-        Ok(Self { shared, pairs, compacted: IdMap::default() })
+        Ok(Self { shared, pairs, compacted: None })
     }
 
     /// How many pairs of threads there are.

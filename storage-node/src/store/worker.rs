@@ -4,6 +4,7 @@
 use super::applier::ApplyTask;
 use super::handle::{Leadership, ReplicaHandle};
 use super::hosted::Hosted;
+use super::news::Reporter;
 use super::shared::Shared;
 use super::sleepers::Sleepers;
 use super::splits::EarlyVotes;
@@ -396,5 +397,7 @@ pub fn new_handle(
     replica_id: ReplicaId,
     descriptor: Arc<RangeDescriptor>,
 ) -> Arc<ReplicaHandle> {
-    Arc::new(ReplicaHandle::new(replica_id, descriptor, sender.clone(), Arc::clone(&shared.clock)))
+    let reporter = Reporter::new(Arc::clone(&shared.news), descriptor.range_id);
+    let clock = Arc::clone(&shared.clock);
+    Arc::new(ReplicaHandle::new(replica_id, descriptor, sender.clone(), clock, reporter))
 }
