@@ -153,3 +153,78 @@ async fn all_sleep(cluster: &Processes, ranges: usize) -> Result<()> {
     })
     .await
 }
+
+/// Ranges that are written to.
+const ACTIVE: usize = 10;
+const PUTS_AT_A_TIME: usize = 64;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_ranges_do_not_slow_those_in_use() -> Result<()> {
+    let idle = rounds(RANGES);
+    let (turns, turn) = if idle > RANGES { (10, 5) } else { (2, 1) };
+    let alone = active(0).await?;
+    let among = active(idle).await?;
+    let clusters = [&alone, &among];
+    let mut rates = [Vec::new(), Vec::new()];
+    for number in 0..2 * turns {
+        let which = number % 2;
+        let client = clusters[which].client().await?;
+        rates[which].push(puts(&client, Duration::from_secs(turn)).await?);
+    }
+    let medians = rates.map(|mut rates| {
+        println!("{rates:.0?} puts/s");
+        rates.sort_by(f64::total_cmp);
+        rates[rates.len() / 2]
+    });
+    let [without, with] = medians;
+    let ratio = with / without;
+    println!("{without:.0} puts/s alone, {with:.0} beside {idle} idle ranges: {ratio:.3}");
+    ensure!(idle == RANGES || ratio >= 0.9, "idle ranges cost {:.0} %", (1.0 - ratio) * 100.0);
+    alone.finish(PEER_LOST).await?;
+    among.finish(PEER_LOST).await
+}
+
+/// A cluster with the active ranges and so many others.
+async fn active(idle: usize) -> Result<Processes> {
+    let cluster = Processes::start(Shape::default()).await?;
+    cluster.replicated().await?;
+    let client = cluster.client().await?;
+    admin::set_config(&client, "range_merge_size", "0B").await?;
+    admin::set_config(&client, "range_split_requests_per_second", "0").await?;
+    for number in 1..ACTIVE {
+        let at = Some(At::AtKey(active_key(number, 0).into()));
+        client.admin().split_range(SplitRangeRequest { at, ..Default::default() }).await?;
+    }
+    if idle > 0 {
+        split_into(&client, idle + ACTIVE).await?;
+    }
+    wait::until("the active ranges are there", LIMIT, async || {
+        let ranges = admin::ranges(&client).await?.len();
+        ensure!(ranges >= ACTIVE + idle, "{ranges} ranges");
+        Ok(())
+    })
+    .await?;
+    all_sleep(&cluster, idle + ACTIVE).await?;
+    Ok(cluster)
+}
+
+fn active_key(range: usize, key: usize) -> Vec<u8> {
+    format!("active-{range}-{key:04}").into_bytes()
+}
+
+/// How many puts of 100 bytes a second there are.
+async fn puts(client: &Client, time: Duration) -> Result<f64> {
+    let pipeline = client.pipeline();
+    let begun = Instant::now();
+    let counts = (0..PUTS_AT_A_TIME).map(async |writer| {
+        let mut count = 0_usize;
+        while begun.elapsed() < time {
+            let key = active_key((writer + count) % ACTIVE, writer * 10 + count % 10);
+            pipeline.put(key, vec![7; 100]).await?;
+            count += 1;
+        }
+        anyhow::Ok(count)
+    });
+    let total: usize = futures::future::try_join_all(counts).await?.into_iter().sum();
+    Ok(total as f64 / begun.elapsed().as_secs_f64())
+}

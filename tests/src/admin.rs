@@ -2,6 +2,7 @@
 
 use crate::wait;
 use anyhow::{Context as _, Result, ensure};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use rangedb_client::Client;
 use rangedb_client::proto::{
     ListNodesRequest, ListRangesRequest, NodeStatus, RangeStatus, SetConfigRequest,
@@ -13,6 +14,7 @@ use std::time::Duration;
 pub const REPLICATION_LIMIT: Duration = Duration::from_secs(90);
 /// How long it may take until all replicas of a range can be compared.
 pub const VERIFY_LIMIT: Duration = Duration::from_secs(60);
+const VERIFIED_AT_A_TIME: usize = 16;
 
 /// All ranges.
 ///
@@ -64,26 +66,30 @@ pub async fn replicated(client: &Client, voters: usize) -> Result<()> {
 /// # Errors
 /// Replicas that differ, at once; replicas that do not answer, when the limit is over.
 pub async fn consistent(client: &Client) -> Result<usize> {
-    let mut compared = 0;
-    for range in ranges(client).await? {
-        let answer = wait::until("every replica answers", VERIFY_LIMIT, async || {
-            let request = VerifyRangeRequest { range_id: range.range_id };
-            let answer = client.admin().verify_range(request).await?.into_inner();
-            let silent = answer.replicas.iter().find(|replica| !replica.error.is_empty());
-            ensure!(silent.is_none(), "{silent:?}");
-            ensure!(answer.replicas.len() == range.replicas.len(), "{answer:?}");
-            Ok(answer)
-        })
-        .await?;
-        ensure!(answer.consistent, "replicas differ: {answer:?}");
-        let first = answer.replicas.first().context("a range has replicas")?;
-        ensure!(
-            answer.replicas.iter().all(|replica| replica.checksum == first.checksum),
-            "replicas differ: {answer:?}"
-        );
-        compared += answer.replicas.len();
-    }
-    Ok(compared)
+    stream::iter(ranges(client).await?)
+        .map(|range| async move { consistent_range(client, &range).await })
+        .buffer_unordered(VERIFIED_AT_A_TIME)
+        .try_fold(0, |sum, compared| async move { Ok(sum + compared) })
+        .await
+}
+
+async fn consistent_range(client: &Client, range: &RangeStatus) -> Result<usize> {
+    let answer = wait::until("every replica answers", VERIFY_LIMIT, async || {
+        let request = VerifyRangeRequest { range_id: range.range_id };
+        let answer = client.admin().verify_range(request).await?.into_inner();
+        let silent = answer.replicas.iter().find(|replica| !replica.error.is_empty());
+        ensure!(silent.is_none(), "{silent:?}");
+        ensure!(answer.replicas.len() == range.replicas.len(), "{answer:?}");
+        Ok(answer)
+    })
+    .await?;
+    ensure!(answer.consistent, "replicas differ: {answer:?}");
+    let first = answer.replicas.first().context("a range has replicas")?;
+    ensure!(
+        answer.replicas.iter().all(|replica| replica.checksum == first.checksum),
+        "replicas differ: {answer:?}"
+    );
+    Ok(answer.replicas.len())
 }
 
 /// Changes a runtime setting.

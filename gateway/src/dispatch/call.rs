@@ -172,6 +172,7 @@ impl Call {
             return Err(self.give_up(operation));
         }
         let refresh = retry.reason == Reason::RangeNotFound
+            || (retry.reason == Reason::EpochMismatch && !retry.redirected)
             || (retry.reason.is_misrouted() && self.attempts.is_multiple_of(REFRESH_EVERY));
         Ok(Next { pause, refresh })
     }

@@ -106,11 +106,15 @@ impl RouteCache {
                 inherited = route.leader().filter(|node| descriptor.replica_on(*node).is_some());
             }
         }
+        let rest = overlapping.iter().find_map(|route| rest_of(route, &descriptor));
         for route in overlapping {
             self.routes.remove(&route.descriptor.span.start);
         }
-        if self.routes.len() >= self.routes_max {
+        if self.routes.len() + usize::from(rest.is_some()) >= self.routes_max {
             self.evict();
+        }
+        if let Some(rest) = rest {
+            self.routes.insert(rest.descriptor.span.start.clone(), Arc::new(rest));
         }
         let start = descriptor.span.start.clone();
         self.routes.insert(start, Arc::new(Route::new(descriptor, leader.or(inherited))));
@@ -148,6 +152,17 @@ impl RouteCache {
             self.routes.remove(&victim.descriptor.span.start);
         }
     }
+}
+
+/// A range that was split keeps its first keys. Until it is known who has the others, they are asked for
+/// where the range was: a node that took part in the split knows.
+fn rest_of(old: &Route, new: &RangeDescriptor) -> Option<Route> {
+    let (known, end) = (&old.descriptor, &new.span.end);
+    let was_cut = known.range_id == new.range_id && !end.is_empty() && known.span.contains(end);
+    was_cut.then(|| {
+        let span = Span { start: end.clone(), end: known.span.end.clone() };
+        Route::new(RangeDescriptor { span, ..known.clone() }, old.leader())
+    })
 }
 
 #[cfg(test)]
@@ -202,6 +217,9 @@ mod tests {
         let mut cache = RouteCache::new(10);
         cache.insert(range(1, "", "", 1, 1), Some(NodeId(2)));
         assert!(cache.insert(range(1, "", "m", 2, 1), None));
+        let rest = cache.at(b"z").unwrap();
+        let epoch = rest.descriptor.epoch;
+        assert_eq!((rest.leader(), epoch.version), (Some(NodeId(2)), 1), "who had it knows more");
         assert!(cache.insert(range(2, "m", "", 2, 1), Some(NodeId(3))));
         assert_eq!((at(&cache, "a"), at(&cache, "z"), cache.len()), (Some(1), Some(2), 2));
         let left = cache.at(b"a").unwrap();

@@ -17,6 +17,8 @@ use rangedb_proto::internal::v1 as wire;
 use rangedb_types::{Epoch, MonotonicTime, NodeId, RangeDescriptor, RangeId, Span};
 use std::collections::HashMap;
 use std::time::Duration;
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep};
 
 /// How often a round is made when nothing asks for one.
@@ -38,6 +40,13 @@ const FIRST_EPOCH: Epoch = Epoch { version: 1, conf_version: 1 };
 /// Why the office is laid down.
 enum Lost {
     Leadership,
+}
+
+/// What a plan leaves to do, besides sending its commands.
+struct Planned {
+    /// Ids that it has not got yet.
+    wanted: usize,
+    over: Vec<Ended>,
 }
 
 struct Duties<'a> {
@@ -70,6 +79,15 @@ pub(super) async fn run(office: &Office) {
             () = office.wake.notified() => {}
             changed = revisions.changed() => if changed.is_err() { return },
         }
+    }
+}
+
+/// Does long work while others of this runtime's tasks go on: with very many ranges a plan takes longer
+/// than a leader may be silent.
+fn aside<R>(work: impl FnOnce() -> R) -> R {
+    match Handle::current().runtime_flavor() {
+        RuntimeFlavor::MultiThread => block_in_place(work),
+        _ => work(),
     }
 }
 
@@ -183,11 +201,28 @@ impl Duties<'_> {
     }
 
     async fn schedule(&mut self) -> Result<(), Lost> {
-        let office = self.office;
-        let inputs = Inputs::of(office);
-        if self.quiet.holds(inputs, office.now()) {
+        let inputs = Inputs::of(self.office);
+        if self.quiet.holds(inputs, self.office.now()) {
             return Ok(());
         }
+        let Planned { wanted, over } = aside(|| self.plan(inputs));
+        let office = self.office;
+        if wanted > 0 {
+            let count = u32::try_from(wanted).unwrap_or(u32::MAX);
+            let count = count.min(crate::state::IDS_PER_CALL_MAX);
+            if let Some(Response::Ids { first }) =
+                self.propose(Command::AllocateIds { count }).await?
+            {
+                office.operators.lock().give_ids(first..first + u64::from(count));
+            }
+        }
+        self.send_commands();
+        self.end_wishes(over).await
+    }
+
+    /// Plans for all ranges, which may take long.
+    fn plan(&mut self, inputs: Inputs) -> Planned {
+        let office = self.office;
         let begun = Instant::now();
         let (mut view, policy, seed, wishes) = office.look(|state, view, now| {
             let policy = policy(state);
@@ -204,30 +239,18 @@ impl Duties<'_> {
         self.count(&view, operators.len(), explanation.pending().len());
         let idle = operators.is_empty() && explanation.pending().is_empty() && wishes.is_empty();
         *office.explanation.lock() = explanation;
-        let (wanted, none_under_way) = {
-            let mut under_way = office.operators.lock();
-            let replicas: HashMap<RangeId, usize> = view
-                .ranges
-                .iter()
-                .map(|range| (range.descriptor.range_id, range.descriptor.replicas.len()))
-                .collect();
-            let replicas = |range_id| replicas.get(&range_id).copied().unwrap_or_default();
-            under_way.accept(operators, replicas, office.now());
-            (under_way.ids_wanted(), under_way.under_way().next().is_none())
-        };
-        self.quiet.planned(inputs, office.now(), idle && none_under_way);
+        let replicas: HashMap<RangeId, usize> = view
+            .ranges
+            .iter()
+            .map(|range| (range.descriptor.range_id, range.descriptor.replicas.len()))
+            .collect();
+        let replicas = |range_id| replicas.get(&range_id).copied().unwrap_or_default();
+        let mut under_way = office.operators.lock();
+        under_way.accept(operators, replicas, office.now());
+        let nothing_under_way = under_way.under_way().next().is_none();
+        self.quiet.planned(inputs, office.now(), idle && nothing_under_way);
         self.planned_for = begun.elapsed();
-        if wanted > 0 {
-            let count = u32::try_from(wanted).unwrap_or(u32::MAX);
-            let count = count.min(crate::state::IDS_PER_CALL_MAX);
-            if let Some(Response::Ids { first }) =
-                self.propose(Command::AllocateIds { count }).await?
-            {
-                office.operators.lock().give_ids(first..first + u64::from(count));
-            }
-        }
-        self.send_commands();
-        self.end_wishes(over).await
+        Planned { wanted: under_way.ids_wanted(), over }
     }
 
     async fn end_wishes(&self, over: Vec<Ended>) -> Result<(), Lost> {

@@ -49,7 +49,7 @@ impl Quiet {
     /// A plan was made of these inputs.
     pub(super) fn planned(&mut self, inputs: Inputs, now: MonotonicTime, came_to_nothing: bool) {
         let quiet = came_to_nothing && inputs.is_steady;
-        self.last = quiet.then(|| (inputs, now));
+        self.last = quiet.then_some((inputs, now));
     }
 }
 

@@ -43,18 +43,21 @@ struct Scene<'a> {
 }
 
 impl<'a> Scene<'a> {
-    fn of(state: &'a State, view: &View, now: MonotonicTime) -> Self {
-        Self { state, cluster: view.snapshot(state, now) }
-    }
-
-    fn place(&self, range_id: RangeId) -> Result<usize, Status> {
-        let mut ranges = self.cluster.ranges.iter();
-        let place = ranges.position(|range| range.descriptor.range_id == range_id);
-        place.ok_or_else(|| unknown_range(range_id))
+    /// One range alone: there may be very many.
+    fn of(
+        state: &'a State,
+        view: &View,
+        now: MonotonicTime,
+        range_id: RangeId,
+    ) -> Result<Self, Status> {
+        let span = &stored(state, range_id)?.span;
+        Ok(Self { state, cluster: view.part(state, span, now) })
     }
 
     fn range(&self, range_id: RangeId) -> Result<&RangeView, Status> {
-        Ok(&self.cluster.ranges[self.place(range_id)?])
+        let mut ranges = self.cluster.ranges.iter();
+        let range = ranges.find(|range| range.descriptor.range_id == range_id);
+        range.ok_or_else(|| unknown_range(range_id))
     }
 
     /// Refuses a range that cannot take a command now.
@@ -131,8 +134,9 @@ pub(super) fn split(office: &Office, request: &wire::SplitRangeRequest) -> Resul
         None => WishedKey::Size,
     };
     office.look(|state, view, now| {
-        let scene = Scene::of(state, view, now);
-        let range = scene.range(range_of_split(state, request, &at)?)?;
+        let range_id = range_of_split(state, request, &at)?;
+        let scene = Scene::of(state, view, now, range_id)?;
+        let range = scene.range(range_id)?;
         let how = check_split(range, &at)?;
         let goal = Goal::Split { at, version: range.descriptor.epoch.version };
         scene.check_free(range, &goal)?;
@@ -163,9 +167,8 @@ fn range_of_split(
         return Err(Status::invalid_argument("name the range by its id or by one of its keys"));
     }
     check_key(key)?;
-    let span = Span::of_key(key);
-    let range = state.ranges_overlapping(&span).next();
-    range
+    state
+        .range_at(key)
         .map(|range| range.range_id)
         .ok_or_else(|| Status::not_found("no range holds this key; the cluster has none yet"))
 }
@@ -205,16 +208,17 @@ fn bound(key: &[u8]) -> String {
 
 pub(super) fn merge(office: &Office, request: &wire::MergeRangeRequest) -> Result<Checked, Status> {
     office.look(|state, view, now| {
-        let scene = Scene::of(state, view, now);
         let range_id = RangeId(request.range_id);
-        let place = scene.place(range_id)?;
-        let left = &scene.cluster.ranges[place];
-        let Some(right) = scene.cluster.ranges.get(place + 1) else {
+        let scene = Scene::of(state, view, now, range_id)?;
+        let left = scene.range(range_id)?;
+        let Some(right) = right_neighbour(state, left) else {
             return Err(Status::failed_precondition(format!(
                 "range {range_id} is the last one, and has no right neighbour; merge the one on its left"
             )));
         };
-        let right_id = right.descriptor.range_id;
+        let right_id = right.range_id;
+        let scene_of_right = Scene::of(state, view, now, right_id)?;
+        let right = scene_of_right.range(right_id)?;
         let wanted = RangeId(request.right_range_id);
         if wanted != RangeId(0) && wanted != right_id {
             stored(state, wanted)?;
@@ -231,6 +235,14 @@ pub(super) fn merge(office: &Office, request: &wire::MergeRangeRequest) -> Resul
         check_settled(right)?;
         Ok(checked(left, Some(goal), merge_steps(left, right)))
     })
+}
+
+fn right_neighbour<'a>(state: &'a State, left: &RangeView) -> Option<&'a RangeDescriptor> {
+    let end = &left.descriptor.span.end;
+    if end.is_empty() {
+        return None;
+    }
+    state.range_at(end)
 }
 
 fn merge_steps(left: &RangeView, right: &RangeView) -> Vec<String> {
@@ -255,8 +267,9 @@ pub(super) fn move_replica(
 ) -> Result<Checked, Status> {
     let (from, to) = (NodeId(request.from_node_id), NodeId(request.to_node_id));
     office.look(|state, view, now| {
-        let scene = Scene::of(state, view, now);
-        let range = scene.range(RangeId(request.range_id))?;
+        let range_id = RangeId(request.range_id);
+        let scene = Scene::of(state, view, now, range_id)?;
+        let range = scene.range(range_id)?;
         let goal = Goal::Move { from, to };
         scene.check_free(range, &goal)?;
         if state.wish(range.descriptor.range_id).is_none() {
@@ -294,8 +307,9 @@ pub(super) fn transfer(
 ) -> Result<Checked, Status> {
     let to = NodeId(request.to_node_id);
     office.look(|state, view, now| {
-        let scene = Scene::of(state, view, now);
-        let range = scene.range(RangeId(request.range_id))?;
+        let range_id = RangeId(request.range_id);
+        let scene = Scene::of(state, view, now, range_id)?;
+        let range = scene.range(range_id)?;
         let goal = Goal::TransferLeader { to };
         scene.check_free(range, &goal)?;
         if range.leader == Some(to) {
@@ -332,7 +346,7 @@ pub(super) fn scattered(
         check_key(&span.start)?;
     }
     office.look(|state, view, now| {
-        let scene = Scene::of(state, view, now);
+        let cluster = view.snapshot(state, now);
         let busy: BTreeSet<RangeId> = state
             .wishes()
             .flat_map(|wish| match wish.goal {
@@ -343,7 +357,7 @@ pub(super) fn scattered(
         let is_busy = |range: &RangeView| {
             busy.contains(&range.descriptor.range_id) || check_settled(range).is_err()
         };
-        let wishes = scatter(&scene.cluster, &span, WISHES_PER_CALL_MAX, is_busy);
+        let wishes = scatter(&cluster, &span, WISHES_PER_CALL_MAX, is_busy);
         let plan = |wish: &Wish| {
             let range = stored(state, wish.range_id)?;
             Ok(convert::plan(range, vec![wish.to_string()]))

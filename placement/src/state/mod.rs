@@ -161,6 +161,12 @@ impl State {
         self.ranges.overlapping(span)
     }
 
+    /// The range that holds a key.
+    #[must_use]
+    pub fn range_at(&self, key: &[u8]) -> Option<&RangeDescriptor> {
+        self.ranges.at(key)
+    }
+
     /// What was asked of a range by hand, and has not ended.
     #[must_use]
     pub fn wish(&self, range_id: RangeId) -> Option<&Wish> {

@@ -26,6 +26,13 @@ impl RangeMap {
         self.by_start.values().next().and_then(|range_id| self.by_id.get(range_id))
     }
 
+    /// The range that holds a key.
+    pub(super) fn at(&self, key: &[u8]) -> Option<&RangeDescriptor> {
+        let upto = (Bound::Unbounded, Bound::Included(key));
+        let (_, range_id) = self.by_start.range::<[u8], _>(upto).next_back()?;
+        self.by_id.get(range_id).filter(|range| range.span.contains(key))
+    }
+
     /// Ranges that overlap a span, in key order.
     pub(super) fn overlapping<'a>(
         &'a self,

@@ -25,6 +25,12 @@ impl View {
     /// A consistent picture for one plan.
     #[must_use]
     pub fn snapshot(&self, state: &State, now: MonotonicTime) -> ClusterView {
+        self.part(state, &Span::all(), now)
+    }
+
+    /// The same, of the ranges that overlap a span.
+    #[must_use]
+    pub fn part(&self, state: &State, span: &Span, now: MonotonicTime) -> ClusterView {
         let dead_after = state.node_dead_after();
         let nodes = state
             .nodes()
@@ -49,9 +55,8 @@ impl View {
                 }
             })
             .collect();
-        let everything = Span::all();
         let ranges = state
-            .ranges_overlapping(&everything)
+            .ranges_overlapping(span)
             .map(|stored| self.range_view(stored, now))
             .collect();
         ClusterView { nodes, ranges }

@@ -30,6 +30,8 @@ type Reply = oneshot::Sender<Result<(), ProposeError>>;
 
 struct Consensus {
     leadership: Option<Leadership>,
+    /// Nobody is known to lead.
+    leaderless: bool,
     /// While closed, proposals wait in `held`.
     closed: bool,
     held: Vec<(WriteCommand, Reply)>,
@@ -65,6 +67,7 @@ impl FakeRange {
         };
         let consensus = Consensus {
             leadership: Some(Leadership { term: 7, epoch: EPOCH }),
+            leaderless: false,
             closed: false,
             held: Vec::new(),
             descriptor: Arc::new(descriptor),
@@ -114,9 +117,16 @@ impl FakeRange {
         let mut consensus = self.consensus.lock();
         let term = consensus.leadership.map_or(7, |leadership| leadership.term) + 1;
         consensus.leadership = Some(Leadership { term, epoch: EPOCH });
+        consensus.leaderless = false;
         for (_, reply) in consensus.held.drain(..) {
             let _ = reply.send(Err(ProposeError::OutcomeUnknown));
         }
+    }
+
+    /// An election has begun.
+    pub fn elect_nobody(&self) {
+        self.step_down();
+        self.consensus.lock().leaderless = true;
     }
 
     pub fn step_down(&self) {
@@ -163,7 +173,7 @@ impl RangeAccess for FakeRange {
     fn leader(&self) -> Option<Replica> {
         let consensus = self.consensus.lock();
         let at = usize::from(consensus.leadership.is_none());
-        consensus.descriptor.replicas.get(at).copied()
+        consensus.descriptor.replicas.get(at).copied().filter(|_| !consensus.leaderless)
     }
 
     fn leadership(&self) -> Option<Leadership> {

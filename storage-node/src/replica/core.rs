@@ -452,7 +452,11 @@ impl Replica {
     fn propose_with(&mut self, context: &[u8], data: Vec<u8>, replies: Vec<ProposeReply>) {
         match self.node.propose(context.to_vec(), data) {
             Ok(()) => self.proposals.push(self.last_index(), self.term(), replies),
-            // Too much is uncommitted, or a transfer is under way: it is in no log.
+            // It is in no log.
+            Err(_) if self.node.raft.lead_transferee.is_some() => {
+                proposals::fail(replies, &ProposeError::HandingOver);
+            }
+            // Too much is uncommitted.
             Err(_) => proposals::fail(replies, &ProposeError::Overloaded),
         }
     }

@@ -2,6 +2,7 @@
 
 use super::decode::{Decoded, Op, decode};
 use super::flow::{Answers, ResponseStream, UnderWay, channel, response};
+use super::held::{Held, LOOKS, passes_soon};
 use super::metrics::Kind;
 use super::{convert, metrics};
 use crate::access::{RangeStates, Ranges, Refusal, Target, resolve};
@@ -11,7 +12,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use prost::Message as _;
 use rangedb_proto::internal::v1::data_response::Result as Answer;
-use rangedb_proto::internal::v1::{DataRequest, DataRequests, DataResponse};
+use rangedb_proto::internal::v1::{DataRequests, DataResponse};
 use rangedb_types::{Epoch, RangeId, Timestamp};
 use std::sync::Arc;
 use std::time::Instant as Clock;
@@ -50,6 +51,7 @@ struct Sorted {
     /// Tag and kind of each element of `work`.
     kinds: Vec<(u64, Kind)>,
     answers: Vec<DataResponse>,
+    held: Vec<Held>,
     /// A message is usually for one or two ranges: each is looked up once.
     targets: Vec<(RangeId, Epoch, Target)>,
 }
@@ -121,40 +123,86 @@ impl DataPlane {
         let mut sorted = Sorted::default();
         for request in requests.requests {
             let tag = request.tag;
-            let mut kind = Kind::Invalid;
-            if let Err(refusal) = self.sort(request, now, &message, &mut sorted, &mut kind) {
-                sorted.answers.push(message.answer(tag, kind, Err(refusal)));
+            match decode(request) {
+                Ok(decoded) => {
+                    let deadline = now + decoded.timeout;
+                    self.sort(Held { tag, decoded, deadline }, 0, &message, &mut sorted);
+                }
+                Err(refusal) => {
+                    sorted.answers.push(message.answer(tag, Kind::Invalid, Err(refusal)));
+                }
             }
         }
+        let held = std::mem::take(&mut sorted.held);
+        self.start(sorted, &message);
+        if !held.is_empty() {
+            self.tasks.spawn(Arc::clone(self).hold(held, message));
+        }
+    }
+
+    /// Looks again and again whether requests can be done now, and refuses them in the end.
+    async fn hold(self: Arc<Self>, mut held: Vec<Held>, message: Message) {
+        for (number, pause) in LOOKS.into_iter().enumerate() {
+            tokio::time::sleep(pause).await;
+            let looks = number + 1;
+            let now = Instant::now();
+            let mut sorted = Sorted::default();
+            for request in held.drain(..) {
+                let looks = if now + pause * 2 < request.deadline { looks } else { LOOKS.len() };
+                self.sort(request, looks, &message, &mut sorted);
+            }
+            held = std::mem::take(&mut sorted.held);
+            self.start(sorted, &message);
+            if held.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// Begins what was sorted.
+    fn start(&self, sorted: Sorted, message: &Message) {
         let Sorted { gets, work, kinds, answers: refused, .. } = sorted;
         if !refused.is_empty() {
-            answers.send(refused);
+            message.answers.send(refused);
         }
         if !gets.is_empty() {
             let message = message.clone();
             self.reader.get_batch(gets, move |results| message.answer_gets(results));
         }
         if !work.is_empty() {
-            let batch = Batch::new(&self.writer, work);
+            let (batch, message) = (Batch::new(&self.writer, work), message.clone());
             self.tasks.spawn(batch.run(move |results| message.answer_work(results, &kinds)));
         }
     }
 
+    /// Finds a request's range, for which it was looked so many times before, and puts it where it
+    /// belongs.
+    fn sort(&self, request: Held, looks: usize, message: &Message, sorted: &mut Sorted) {
+        let (tag, kind) = (request.tag, request.decoded.operation.kind());
+        let result = match self.target(&request.decoded, sorted) {
+            Ok(target) => self.place(request, target, message, sorted),
+            Err(refusal) if passes_soon(&refusal, looks) => {
+                sorted.held.push(request);
+                return;
+            }
+            Err(refusal) => Err(refusal),
+        };
+        if let Err(refusal) = result {
+            sorted.answers.push(message.answer(tag, kind, Err(refusal)));
+        }
+    }
+
     /// Checks a request and puts it where it belongs.
-    fn sort(
-        self: &Arc<Self>,
-        request: DataRequest,
-        now: Instant,
+    fn place(
+        &self,
+        request: Held,
+        target: Target,
         message: &Message,
         sorted: &mut Sorted,
-        kind: &mut Kind,
     ) -> Result<(), Refusal> {
-        let tag = request.tag;
-        let Decoded { range_id, epoch, timeout, operation } = decode(request)?;
-        *kind = operation.kind();
-        let deadline = now + timeout;
-        let target = self.target(range_id, epoch, &operation, sorted)?;
-        match operation {
+        let Held { tag, decoded, deadline } = request;
+        let kind = decoded.operation.kind();
+        match decoded.operation {
             Op::Get { keys, read_version } => {
                 keys.iter().try_for_each(|key| target.check_key(key))?;
                 keys.iter().for_each(|key| target.state().traffic.read(key));
@@ -177,24 +225,19 @@ impl DataPlane {
                 let (key, bytes) = change.extent();
                 target.state().traffic.write(&key, bytes);
                 let write = Write { target, change, identity, deadline };
-                sorted.add_work(tag, *kind, Work::Write(write));
+                sorted.add_work(tag, kind, Work::Write(write));
             }
             Op::Status { key, request_id, seen } => {
                 target.check_key(&key)?;
                 let query = StatusQuery { target, key, request_id, seen, deadline };
-                sorted.add_work(tag, *kind, Work::Status(query));
+                sorted.add_work(tag, kind, Work::Status(query));
             }
         }
         Ok(())
     }
 
-    fn target(
-        &self,
-        range_id: RangeId,
-        epoch: Epoch,
-        operation: &Op,
-        sorted: &mut Sorted,
-    ) -> Result<Target, Refusal> {
+    fn target(&self, request: &Decoded, sorted: &mut Sorted) -> Result<Target, Refusal> {
+        let (range_id, epoch) = (request.range_id, request.epoch);
         let known = sorted
             .targets
             .iter()
@@ -202,12 +245,13 @@ impl DataPlane {
         if let Some((_, _, target)) = known {
             return Ok(target.clone());
         }
-        let target = resolve(&self.ranges, &self.states, range_id, epoch, || operation.span())?;
+        let span = || request.operation.span();
+        let target = resolve(&self.ranges, &self.states, range_id, epoch, span)?;
         sorted.targets.push((range_id, epoch, target.clone()));
         Ok(target)
     }
 
-    fn get_at(self: &Arc<Self>, get: Get, read_version: Timestamp, message: Message) {
+    fn get_at(&self, get: Get, read_version: Timestamp, message: Message) {
         let reader = Arc::clone(&self.reader);
         self.tasks.spawn(async move {
             let tag = get.tag;
@@ -216,7 +260,7 @@ impl DataPlane {
         });
     }
 
-    fn scan(self: &Arc<Self>, tag: u64, scan: Scan, message: Message) {
+    fn scan(&self, tag: u64, scan: Scan, message: Message) {
         let reader = Arc::clone(&self.reader);
         self.tasks.spawn(async move {
             let result = reader.scan(scan).await;

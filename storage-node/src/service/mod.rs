@@ -9,6 +9,7 @@ mod convert;
 mod data;
 mod decode;
 mod flow;
+mod held;
 pub mod metrics;
 
 pub use data::DataPlane;
@@ -56,6 +57,9 @@ impl NodeService {
                 Err(Refusal::EpochMismatch { ranges })
             }
             Ok(Err(ProposeError::Frozen)) => Err(Refusal::NotReady("the range is being merged")),
+            Ok(Err(ProposeError::HandingOver)) => {
+                Err(Refusal::NotReady("the lead of the range is being handed over"))
+            }
             Ok(Err(ProposeError::Overloaded)) => Err(Refusal::Overloaded("too much waits")),
             // A check changes nothing: asking for another is safe.
             Ok(Err(ProposeError::OutcomeUnknown | ProposeError::Stopping)) | Err(_) => {

@@ -161,6 +161,23 @@ async fn refusals_carry_what_the_gateway_needs() {
 }
 
 #[tokio::test]
+async fn a_request_waits_a_little_for_the_election_of_a_leader() {
+    let node = TestNode::start();
+    let mut gateway = Gateway::connect(&node);
+    node.range.elect_nobody();
+    let Kind::NotLeader(nobody) = kind(gateway.one(get(&["k"])).await) else { panic!() };
+    assert!(nobody.leader.is_none(), "nobody was elected while it waited");
+    let elected = async {
+        tokio::task::yield_now().await;
+        node.range.next_term();
+        node.range.set_leased(true);
+    };
+    let write = put(&node, "k", "1");
+    let (answers, ()) = tokio::join!(gateway.ask(vec![write, get(&["l"])]), elected);
+    assert!(answers.iter().all(|answer| !matches!(answer, Answer::Error(_))), "{answers:?}");
+}
+
+#[tokio::test]
 async fn reads_without_a_lease_share_a_read_index_round() {
     let node = TestNode::start();
     let mut gateway = Gateway::connect(&node);

@@ -45,6 +45,9 @@ pub enum ProposeError {
     /// Surely not applied: the range is frozen for a merge.
     #[error("the range is being merged with its left neighbour")]
     Frozen,
+    /// Surely not in any log: another replica is about to lead.
+    #[error("the lead of the range is being handed over")]
+    HandingOver,
     /// It entered a log and its fate is not known here.
     #[error("leadership was lost while the write was under way")]
     OutcomeUnknown,
