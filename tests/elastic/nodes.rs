@@ -28,8 +28,8 @@ async fn load(client: &Client, cluster: &Processes, wanted: usize) -> Result<Wor
     admin::set_config(client, "range_merge_size", "0B").await?;
     admin::set_config(client, "range_split_size", "1MiB").await?;
     admin::set_config(client, "node_dead_after", "4s").await?;
-    let keys_per_writer = wanted * 34;
-    let plan = Plan { keys_per_writer, value_bytes: 4096, ..Plan::new(seed()) };
+    let keys_per_writer = wanted * 17;
+    let plan = Plan { writers: 16, readers: 6, keys_per_writer, value_bytes: 4096, ..Plan::new(seed()) };
     let workload = Workload::start(&cluster.endpoints(), plan).await?;
     ranges_are(client, |count| count >= wanted).await?;
     admin::set_config(client, "range_split_size", "1GiB").await?;
@@ -40,11 +40,13 @@ async fn load(client: &Client, cluster: &Processes, wanted: usize) -> Result<Wor
 struct Step {
     begun: Instant,
     moves: f64,
+    reads: usize,
 }
 
 impl Step {
-    async fn begin(cluster: &Processes) -> Result<Self> {
-        Ok(Self { begun: Instant::now(), moves: moves(cluster).await? })
+    async fn begin(cluster: &Processes, workload: &Workload) -> Result<Self> {
+        let (reads, _) = workload.reads();
+        Ok(Self { begun: Instant::now(), moves: moves(cluster).await?, reads })
     }
 
     /// Tells of it; so many moves a range were needed.
@@ -63,9 +65,10 @@ impl Step {
         let needed = (moves_a_range * ranges as f64).ceil();
         let moved = moves(cluster).await? - self.moves;
         let latencies = workload.latencies(begun, now);
-        let rate = latencies.len() as f64 / took.as_secs_f64();
+        let a_second = |count: usize| count as f64 / took.as_secs_f64();
+        let (writes, reads) = (a_second(latencies.len()), a_second(workload.reads().0 - self.reads));
         println!(
-            "{what}, {ranges} ranges: {took:?}, {moved} moves ({needed} needed), {rate:.0} writes/s, slowest {:?}, \
+            "{what}, {ranges} ranges: {took:?}, {moved} moves ({needed} needed), {writes:.0} writes/s, {reads:.0} reads/s, slowest {:?}, \
              longest pause {:?}",
             latencies.last().copied().unwrap_or_default(),
             workload.longest_pause(begun, now)
@@ -93,17 +96,17 @@ async fn a_cluster_grows_and_shrinks_again() -> Result<()> {
     let workload = load(&client, &cluster, rounds(RANGES)).await?;
     let begun = Instant::now();
 
-    let step = Step::begin(&cluster).await?;
+    let step = Step::begin(&cluster, &workload).await?;
     join(&mut cluster, 2).await?;
     even(&client, 3).await?;
     step.end("one node to three", 2.0, &cluster, &client, &workload).await?;
 
-    let step = Step::begin(&cluster).await?;
+    let step = Step::begin(&cluster, &workload).await?;
     join(&mut cluster, 2).await?;
     even(&client, 5).await?;
     step.end("three nodes to five", 1.2, &cluster, &client, &workload).await?;
 
-    let step = Step::begin(&cluster).await?;
+    let step = Step::begin(&cluster, &workload).await?;
     let away = [0, 1].map(|index: usize| cluster.nodes[index].grpc.clone());
     for address in &away {
         let node_id = node_id(&client, address).await?;
@@ -210,6 +213,8 @@ async fn judge(
     let end = Instant::now();
     let slowest = workload.latencies(begun, end).last().copied().unwrap_or_default();
     println!("{} writes, the slowest took {slowest:?}", workload.acknowledged());
+    let (_, reads_refused) = workload.reads();
+    ensure!(reads_refused == 0, "{reads_refused} reads failed in spite of retries");
     let judged = workload.stop().await?.verify(client).await?;
     println!("{judged:?}");
     whole(client).await?;

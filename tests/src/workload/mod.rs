@@ -23,6 +23,7 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use rangedb_client::{Client, Options};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -70,6 +71,8 @@ struct Shared {
     plan: Plan,
     keys: Keys,
     acknowledged: Acknowledged,
+    reads: AtomicUsize,
+    reads_refused: AtomicUsize,
     stop: CancellationToken,
 }
 
@@ -83,6 +86,8 @@ impl Workload {
             plan,
             keys: Keys::new(plan.writers * plan.keys_per_writer),
             acknowledged: Acknowledged::new(plan.writers),
+            reads: AtomicUsize::new(0),
+            reads_refused: AtomicUsize::new(0),
             stop: CancellationToken::new(),
         });
         let mut tasks = Vec::new();
@@ -103,6 +108,13 @@ impl Workload {
     #[must_use]
     pub fn acknowledged(&self) -> usize {
         self.shared.acknowledged.count()
+    }
+
+    /// Reads answered, and reads refused in spite of retries, so far.
+    #[must_use]
+    pub fn reads(&self) -> (usize, usize) {
+        let read = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
+        (read(&self.shared.reads), read(&self.shared.reads_refused))
     }
 
     /// Waits until every writer had a write acknowledged that it began after `since`.

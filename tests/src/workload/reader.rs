@@ -7,6 +7,7 @@ use rand::Rng as _;
 use rand::rngs::StdRng;
 use rangedb_client::{Client, Error, RetryAdvice};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Between two reads, so that readers do not take the machine from the writers.
@@ -21,8 +22,11 @@ pub async fn run(shared: Arc<Shared>, client: Client, mut random: StdRng) -> Res
                 let history = shared.keys.history(index);
                 let found = found.as_ref().map(|found| (&found.value[..], found.version));
                 check_read(index, &history, low, found).map_err(anyhow::Error::msg)?;
+                shared.reads.fetch_add(1, Ordering::Relaxed);
             }
-            Err(error) if may_fail(&error) => {}
+            Err(error) if may_fail(&error) => {
+                shared.reads_refused.fetch_add(1, Ordering::Relaxed);
+            }
             Err(error) => bail!("a read was refused: {error}"),
         }
         let _ = tokio::time::timeout(PAUSE, shared.stop.cancelled()).await;
