@@ -28,6 +28,9 @@ pub fn program(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// What processes are to log, such as `info,rangedb_gateway=debug`, to look into a test.
+const LOG_FILTER: &str = "RANGEDB_TEST_LOG";
+
 /// A running process. Killed when it is dropped.
 pub struct Child {
     process: std::process::Child,
@@ -43,7 +46,11 @@ impl Child {
         let log = File::options().create(true).append(true).open(log)?;
         // What is ignored stays ignored over exec: a write beyond the limit of `limit_files` fails,
         // as on a full disk, and does not end the process.
-        let process = bare("sh")
+        let mut command = bare("sh");
+        if let Some(filter) = std::env::var_os(LOG_FILTER) {
+            command.env("RANGEDB_LOG__FILTER", filter);
+        }
+        let process = command
             .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
             .arg(program(program_name)?)
             .args(arguments)

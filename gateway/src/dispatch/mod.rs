@@ -113,6 +113,8 @@ impl Dispatcher {
     ) -> Result<(), Failure> {
         let next = call.after(operation, retry, Instant::now())?;
         self.metrics.retries.with_label_values(&[retry.reason.label()]).inc();
+        let (range_id, reason, pause) = (retry.range_id, retry.reason.label(), next.pause);
+        tracing::debug!(%range_id, reason, ?pause, "another attempt");
         if !next.pause.is_zero() {
             tokio::time::sleep(next.pause).await;
         }

@@ -39,8 +39,13 @@ pub struct Replica {
     pub(super) options: ReplicaOptions,
     pub(super) descriptor: Arc<RangeDescriptor>,
     pub(super) started: MonotonicTime,
-    /// True for a replica that a split made in this process: it has promised nobody anything.
+    /// True for a replica that a split made in this process, or a snapshot filled that came to one that
+    /// began in this process: it has not forgotten any promise.
     pub(super) newborn: bool,
+    /// It began without any log: whoever answers anything has its term on disk first.
+    pub(super) unheard: bool,
+    /// Ticks since a transfer of leadership began.
+    pub(super) transfer_ticks: u32,
     pub(super) lease: Lease,
     pub(super) reads: Reads,
     pub(super) proposals: Proposals,
@@ -100,6 +105,8 @@ impl Replica {
             descriptor,
             started: now,
             newborn: false,
+            unheard: false,
+            transfer_ticks: 0,
             lease: Lease::default(),
             reads: Reads::default(),
             proposals: Proposals::default(),
@@ -290,6 +297,7 @@ impl Replica {
             return;
         }
         self.node.tick();
+        self.bound_transfer();
         if self.leadership_established() {
             self.ticks_to_round = self.ticks_to_round.saturating_sub(1);
         }
@@ -506,15 +514,6 @@ impl Replica {
             }
         }
         Ok(())
-    }
-
-    fn transfer_leader(&mut self, to: ReplicaId) {
-        if !self.is_leader() || to == self.replica_id || !self.caught_up().contains(&to) {
-            return;
-        }
-        // The chosen one may win an election that lease promises do not hold back.
-        self.lease.suspend(self.term());
-        self.node.transfer_leader(to.get());
     }
 
     fn note_applied(

@@ -28,6 +28,7 @@ pub mod ready;
 mod sim;
 pub mod sleep;
 pub mod split;
+mod transfer;
 mod upkeep;
 
 pub use self::core::Replica;

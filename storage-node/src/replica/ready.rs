@@ -135,6 +135,7 @@ impl Replica {
         self.applied = position;
         self.handed = position.index;
         self.wants_snapshot = false;
+        self.newborn |= self.unheard;
         self.in_flight = Some(in_flight);
         log
     }

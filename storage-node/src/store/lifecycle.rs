@@ -368,9 +368,17 @@ impl Worker {
         let applier = range_state::empty(replica_id, descriptor);
         // It remembers its vote, and nothing else, from a life before a restart.
         let stored = self.shared.log.load(replica_id).map_err(|error| error.to_string());
-        let adopted = stored.and_then(|state| self.adopt(applier, state.unwrap_or_default(), now));
+        let adopted = stored.and_then(|state| {
+            let unheard = state.is_none();
+            self.adopt(applier, state.unwrap_or_default(), now).map(|()| unheard)
+        });
         match adopted {
-            Ok(()) => true,
+            Ok(unheard) => {
+                if let Some(hosted) = self.replicas.get_mut(&range_id).filter(|_| unheard) {
+                    hosted.core.begin_unheard();
+                }
+                true
+            }
             Err(error) => {
                 tracing::error!(%range_id, %replica_id, error, "cannot make a replica");
                 false

@@ -151,11 +151,18 @@ fn followers_whose_leaders_node_is_silent_elect_another_one() {
         cluster.replica(id).wake(now, true);
     }
     let mut ticks = 0;
+    while cluster.network.is_empty() {
+        cluster.tick();
+        cluster.work_all();
+        ticks += 1;
+        assert!(ticks < options().election_ticks, "the time they slept counts");
+    }
     while cluster.leader().is_none() {
         cluster.tick();
         cluster.settle();
         ticks += 1;
-        assert!(ticks <= options().election_ticks + 1, "the time they slept counts");
+        // Both may have campaigned at the same moment, and more than once.
+        assert!(ticks <= 10 * options().election_ticks, "nobody is elected");
     }
 }
 

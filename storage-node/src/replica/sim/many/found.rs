@@ -66,7 +66,7 @@ impl World {
         leaders.pop().filter(|(_, handle)| handle.status().leader.is_some())
     }
 
-    fn epoch(&self, range_id: RangeId) -> Epoch {
+    pub(super) fn epoch(&self, range_id: RangeId) -> Epoch {
         self.led(range_id).expect("it is led").1.descriptor().epoch
     }
 

@@ -9,6 +9,7 @@ mod clients;
 mod engine;
 mod faults;
 mod found;
+mod handover;
 mod log;
 mod merging;
 mod network;

@@ -1,0 +1,44 @@
+//! Handing the lead to another replica. Writes wait meanwhile, so it is short, or it is given up.
+
+use super::core::Replica;
+use rangedb_types::ReplicaId;
+
+/// A transfer that takes longer is given up, and writes go on here. It may still come about later: the
+/// lease is gone for the rest of the term in any case.
+const TICKS_MAX: u32 = 3;
+
+impl Replica {
+    pub(super) fn transfer_leader(&mut self, to: ReplicaId) {
+        if !self.is_leader() || to == self.replica_id || !self.caught_up().contains(&to) {
+            return;
+        }
+        // The chosen one may win an election that lease promises do not hold back.
+        self.lease.suspend(self.term());
+        self.transfer_ticks = 0;
+        // It does not campaign while it knows of a change of members that it has not applied, and
+        // would learn late that the last one is committed.
+        self.announce_commit();
+        self.node.transfer_leader(to.get());
+    }
+
+    /// Call at every tick.
+    pub(super) fn bound_transfer(&mut self) {
+        if self.node.raft.lead_transferee.is_none() {
+            return;
+        }
+        self.transfer_ticks += 1;
+        if self.transfer_ticks >= TICKS_MAX {
+            tracing::info!(
+                range_id = %self.descriptor.range_id,
+                to = ?self.node.raft.lead_transferee,
+                "gave up handing the lead over"
+            );
+            self.node.raft.abort_leader_transfer();
+        }
+    }
+
+    /// This replica begins here and now, and no log of it was found.
+    pub fn begin_unheard(&mut self) {
+        self.unheard = true;
+    }
+}
