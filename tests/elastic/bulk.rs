@@ -85,7 +85,11 @@ async fn load_and_delete(order: Order) -> Result<()> {
     })
     .await?;
     let (ranges, left) = (admin::ranges(&client).await?.len(), disk(&cluster)?);
-    println!("{ranges} ranges and {} MiB {:?} after the deletion began", left >> 20, begun.elapsed());
+    println!(
+        "{ranges} ranges and {} MiB {:?} after the deletion began",
+        left >> 20,
+        begun.elapsed()
+    );
     whole(&client).await?;
     admin::consistent(&client).await?;
     cluster.finish(PEER_LOST).await
@@ -155,7 +159,12 @@ async fn sized(client: &Client, ranges: &[RangeStatus], split_bytes: usize) -> R
     let at = |percent: usize| shares[(shares.len() - 1) * percent / 100];
     println!(
         "{good} of {} inner ranges are well sized; shares of the split size: {:.2}, 5 % {:.2}, median {:.2}, 95 % {:.2}, {:.2}",
-        shares.len(), at(0), at(5), at(50), at(95), at(100)
+        shares.len(),
+        at(0),
+        at(5),
+        at(50),
+        at(95),
+        at(100)
     );
     // One may stand out where 5 % are less than one.
     ensure!(good * 100 >= shares.len() * 95 || good + 1 >= shares.len(), "{shares:?}");

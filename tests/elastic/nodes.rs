@@ -16,11 +16,14 @@ const LIMIT: Duration = Duration::from_secs(180);
 const MOVES_FACTOR: f64 = 1.3;
 /// What a few ranges more or less make of that.
 const MOVES_MORE: f64 = 6.0;
+/// By when a node that was away has none of the replicas that were moved meanwhile.
+const STALE_LIMIT: Duration = Duration::from_secs(60);
+const HOSTED: &str = "rangedb_store_replicas_count";
 const OPERATION_LIMIT: Duration = Duration::from_secs(5);
 
-/// What a node holds may differ from an even share by this much.
-fn slack(even: usize) -> usize {
-    (even / 10).max(1)
+/// True if a node holds an even share, or differs from it by little.
+fn is_near(count: usize, even: f64) -> bool {
+    (count as f64 - even).abs() <= (even / 10.0).max(1.0)
 }
 
 /// A workload, and so many ranges that it has made; from then on there are no more of them.
@@ -29,7 +32,8 @@ async fn load(client: &Client, cluster: &Processes, wanted: usize) -> Result<Wor
     admin::set_config(client, "range_split_size", "1MiB").await?;
     admin::set_config(client, "node_dead_after", "4s").await?;
     let keys_per_writer = wanted * 17;
-    let plan = Plan { writers: 16, readers: 6, keys_per_writer, value_bytes: 4096, ..Plan::new(seed()) };
+    let plan =
+        Plan { writers: 16, readers: 6, keys_per_writer, value_bytes: 4096, ..Plan::new(seed()) };
     let workload = Workload::start(&cluster.endpoints(), plan).await?;
     ranges_are(client, |count| count >= wanted).await?;
     admin::set_config(client, "range_split_size", "1GiB").await?;
@@ -66,7 +70,8 @@ impl Step {
         let moved = moves(cluster).await? - self.moves;
         let latencies = workload.latencies(begun, now);
         let a_second = |count: usize| count as f64 / took.as_secs_f64();
-        let (writes, reads) = (a_second(latencies.len()), a_second(workload.reads().0 - self.reads));
+        let (writes, reads) =
+            (a_second(latencies.len()), a_second(workload.reads().0 - self.reads));
         println!(
             "{what}, {ranges} ranges: {took:?}, {moved} moves ({needed} needed), {writes:.0} writes/s, {reads:.0} reads/s, slowest {:?}, \
              longest pause {:?}",
@@ -168,7 +173,29 @@ async fn a_dead_node_is_rebuilt_elsewhere() -> Result<()> {
     })
     .await?;
     println!("three live replicas of every range {:?} after the node died", begun.elapsed());
+
+    let back = Instant::now();
+    cluster.nodes[2].start()?;
+    cluster.nodes[2].ready().await?;
+    rid_of_stale_replicas(&cluster, 2, &client).await?;
+    println!("rid of its stale replicas {:?} after it was started again", back.elapsed());
     judge(cluster, workload, &client, begun).await
+}
+
+/// Waits until a node hosts what it is to host and nothing else.
+async fn rid_of_stale_replicas(cluster: &Processes, at: usize, client: &Client) -> Result<()> {
+    let node = &cluster.nodes[at];
+    let node_id = node_id(client, &node.grpc).await?;
+    wait::until("stale replicas are gone", STALE_LIMIT, async || {
+        let named = admin::ranges(client)
+            .await?
+            .into_iter()
+            .filter(|range| range.replicas.iter().any(|replica| replica.node_id == node_id));
+        let (named, hosted) = (named.count(), http::metric(&node.http, HOSTED).await?);
+        ensure!(hosted == named as f64, "{hosted} replicas, where {named} are to be");
+        Ok(())
+    })
+    .await
 }
 
 async fn node_id(client: &Client, address: &str) -> Result<u64> {
@@ -190,12 +217,10 @@ async fn even(client: &Client, nodes: usize) -> Result<()> {
                 *replicas.entry(replica.node_id).or_default() += 1;
             }
         }
-        for (counts, even) in
-            [(replicas, 3 * ranges.len() / nodes), (leaders, ranges.len() / nodes)]
-        {
-            let near = |count: &usize| count.abs_diff(even) <= slack(even) + 1;
+        for (counts, total) in [(replicas, 3 * ranges.len()), (leaders, ranges.len())] {
+            let even = total as f64 / nodes as f64;
             ensure!(
-                counts.len() == nodes && counts.values().all(near),
+                counts.len() == nodes && counts.values().all(|count| is_near(*count, even)),
                 "{counts:?}, even is {even}"
             );
         }

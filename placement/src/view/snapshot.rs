@@ -55,10 +55,8 @@ impl View {
                 }
             })
             .collect();
-        let ranges = state
-            .ranges_overlapping(span)
-            .map(|stored| self.range_view(stored, now))
-            .collect();
+        let ranges =
+            state.ranges_overlapping(span).map(|stored| self.range_view(stored, now)).collect();
         ClusterView { nodes, ranges }
     }
 

@@ -35,7 +35,11 @@ pub(super) struct Delta {
 
 impl Delta {
     /// The next beat. It counts as told.
-    pub(super) fn beat(&mut self, hosted: &(impl Replicas + ?Sized), measured: &Measured) -> Heartbeat {
+    pub(super) fn beat(
+        &mut self,
+        hosted: &(impl Replicas + ?Sized),
+        measured: &Measured,
+    ) -> Heartbeat {
         self.collect(hosted);
         if self.beats.is_multiple_of(BEATS_BETWEEN_ALL) {
             self.due.extend(hosted.range_ids());
@@ -86,7 +90,11 @@ impl Delta {
 
     /// What is to be measured now: the led ranges that were used since the last time, or had any load
     /// then.
-    pub(super) fn subjects(&mut self, hosted: &(impl Replicas + ?Sized), before: &Measured) -> Vec<Subject> {
+    pub(super) fn subjects(
+        &mut self,
+        hosted: &(impl Replicas + ?Sized),
+        before: &Measured,
+    ) -> Vec<Subject> {
         self.collect(hosted);
         let mut used = std::mem::take(&mut self.used);
         used.extend(before.rates.keys());
@@ -263,7 +271,8 @@ mod tests {
         here.set(status(1, true, 6));
         here.set(status(3, false, 6));
         let subjects = delta.subjects(&here, &idle);
-        let ids = |subjects: &[Subject]| subjects.iter().map(|it| it.range_id.0).collect::<Vec<_>>();
+        let ids =
+            |subjects: &[Subject]| subjects.iter().map(|it| it.range_id.0).collect::<Vec<_>>();
         assert_eq!(ids(&subjects), [1], "the one in use that is led here");
         let rates = Rates { writes: 50, ..Rates::default() };
         busy.rates.insert(RangeId(1), rates);

@@ -3,6 +3,7 @@ use crate::merge::MergeOrder;
 use crate::raft_log::{LogError, LogState, LogWrite, RaftLog};
 use crate::replica::membership::ReplicaChangeKind;
 use crate::split::SplitOrder;
+use crate::store::ReplicaStatus;
 use crate::store::StoreError;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -13,7 +14,6 @@ use rangedb_proto::internal::v1::node_command::Command;
 use rangedb_proto::internal::v1::placement_server::{Placement, PlacementServer};
 use rangedb_proto::v1::PlacementMember;
 use rangedb_service::DataDir;
-use crate::store::ReplicaStatus;
 use rangedb_types::{Epoch, NodeId, RangeDescriptor, RangeId, Replica, ReplicaId};
 use std::collections::HashMap;
 use tokio::sync::{Notify, mpsc};
@@ -139,7 +139,6 @@ impl Replicas for FakeStore {
             slowest_match: 0,
         })
     }
-
 }
 
 impl Hosted for FakeStore {

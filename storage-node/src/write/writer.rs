@@ -276,7 +276,9 @@ fn refusal_of(error: &ProposeError, target: &Target) -> Refusal {
         ProposeError::NotLeader => target.not_leader(),
         ProposeError::EpochMismatch => target.epoch_mismatch(target.span()),
         ProposeError::Frozen => Refusal::NotReady("the range is being merged"),
-        ProposeError::HandingOver => Refusal::NotReady("the lead of the range is being handed over"),
+        ProposeError::HandingOver => {
+            Refusal::NotReady("the lead of the range is being handed over")
+        }
         ProposeError::Overloaded => Refusal::Overloaded("too many proposals wait"),
         ProposeError::OutcomeUnknown => {
             Refusal::OutcomeUnknown("leadership was lost while it was under way")
