@@ -95,6 +95,56 @@ async fn load_and_delete(order: Order) -> Result<()> {
     cluster.finish(PEER_LOST).await
 }
 
+/// A node dies for good: what it held is copied elsewhere with no command given.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_node_held_is_copied_elsewhere() -> Result<()> {
+    let mut cluster = Processes::start(Shape { nodes: 4, ..Shape::default() }).await?;
+    cluster.replicated().await?;
+    let client = cluster.client().await?;
+    let client = client.with_timeout(Duration::from_secs(30));
+    let wanted = rounds(RANGES);
+    let split_bytes = if wanted > RANGES { SPLIT_BYTES_FULL } else { SPLIT_BYTES };
+    admin::set_config(&client, "range_merge_size", "0B").await?;
+    admin::set_config(&client, "range_split_size", &format!("{split_bytes}B")).await?;
+    admin::set_config(&client, "node_dead_after", "4s").await?;
+    let keys = keys(wanted * split_bytes / VALUE_BYTES, Order::Ascending);
+    load(&client, &keys).await?;
+    at_rest(&client).await?;
+    whole(&client).await?;
+
+    let victim = &mut cluster.nodes[3];
+    let address = victim.grpc.clone();
+    victim.kill()?;
+    let died = Instant::now();
+    let nodes = admin::nodes(&client).await?;
+    let dead = nodes.into_iter().find(|node| node.address == address).context("it is known")?;
+    let holds = |range: &&RangeStatus| {
+        range.replicas.iter().any(|replica| replica.node_id == dead.node_id)
+    };
+    let ranges = admin::ranges(&client).await?;
+    let lost: u64 = ranges.iter().filter(holds).map(|range| range.size_bytes).sum();
+    wait::until("three live replicas of every range", LIMIT, async || {
+        let ranges = admin::ranges(&client).await?;
+        let left = ranges.iter().filter(holds).count();
+        ensure!(left == 0, "{left} ranges count on the dead node");
+        let whole = |range: &&RangeStatus| {
+            range.replicas.len() == 3 && range.replicas.iter().all(|it| it.role == "voter")
+        };
+        ensure!(ranges.iter().all(|range| whole(&range)), "not all have three voters");
+        Ok(())
+    })
+    .await?;
+    let (took, gibibytes) = (died.elapsed(), lost as f64 / f64::from(1 << 30));
+    let copying = took.saturating_sub(Duration::from_secs(4)).as_secs_f64();
+    println!(
+        "{gibibytes:.2} GiB in {} ranges are whole {took:?} after the node died: {:.1} s a GiB once it counted as dead",
+        ranges.iter().filter(holds).count(),
+        copying / gibibytes
+    );
+    admin::consistent(&client).await?;
+    cluster.finish(PEER_LOST).await
+}
+
 fn keys(count: usize, order: Order) -> Vec<Vec<u8>> {
     let mut keys: Vec<_> = (0..count).map(|key| format!("key-{key:09}").into_bytes()).collect();
     if order == Order::Random {

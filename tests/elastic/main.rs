@@ -2,6 +2,7 @@
 //! that remembers what was promised, and judges the cluster by it.
 
 mod bulk;
+mod hot;
 mod idle;
 mod nodes;
 mod pauses;

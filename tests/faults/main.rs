@@ -9,3 +9,4 @@ mod full_disk;
 mod kills;
 mod placement;
 mod power;
+mod slow_disk;

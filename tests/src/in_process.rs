@@ -233,6 +233,12 @@ fn judge_logs(threshold: Threshold, allowed: &[&str]) -> Result<()> {
 }
 
 impl Node {
+    /// Where it serves gRPC.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.settings.listen
+    }
+
     async fn start(&mut self) -> Result<()> {
         if self.server.is_some() {
             bail!("it already runs");

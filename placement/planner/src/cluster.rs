@@ -3,6 +3,7 @@
 use crate::{ClusterView, Liveness, NodeView, RangeView};
 use rangedb_types::{NodeId, Replica};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// A disk fuller than this gets no more replicas, and gives some away.
 pub(crate) const FULL_PERCENT: u64 = 95;
@@ -47,6 +48,8 @@ pub(crate) struct Node<'a> {
     pub(crate) leaders: usize,
     pub(crate) requests: u64,
     pub(crate) incoming_bytes: u64,
+    /// Its disk is much slower than the others'.
+    pub(crate) is_slow: bool,
 }
 
 impl Node<'_> {
@@ -59,7 +62,7 @@ impl Node<'_> {
     }
 
     pub(crate) fn may_lead(&self) -> bool {
-        self.is_up() && !self.view.draining && !self.view.catching_up
+        self.is_up() && !self.view.draining && !self.view.catching_up && !self.is_slow
     }
 
     /// True if nothing forbids new replicas.
@@ -88,6 +91,23 @@ impl Node<'_> {
     }
 }
 
+/// A disk that takes less to sync a write is not slow, whatever the others take.
+const SLOW_SYNC: Duration = Duration::from_millis(100);
+/// How much slower than the disk in the middle it must be: if all are slow, moving leaders helps nobody.
+const SLOW_FACTOR: u32 = 4;
+
+fn mark_slow(nodes: &mut [Node<'_>]) {
+    let known = nodes.iter().filter(|node| node.is_up() && !node.view.disk_sync.is_zero());
+    let mut times: Vec<_> = known.map(|node| node.view.disk_sync).collect();
+    times.sort_unstable();
+    // Of two, the faster one.
+    let Some(middle) = times.len().checked_sub(1).map(|last| times[last / 2]) else { return };
+    for node in nodes {
+        let time = node.view.disk_sync;
+        node.is_slow = time >= SLOW_SYNC && time >= middle * SLOW_FACTOR;
+    }
+}
+
 /// All nodes, in the order of their ids.
 pub(crate) struct Cluster<'a> {
     pub(crate) nodes: Vec<Node<'a>>,
@@ -110,8 +130,10 @@ impl<'a> Cluster<'a> {
                 leaders: 0,
                 requests: 0,
                 incoming_bytes: 0,
+                is_slow: false,
             })
             .collect();
+        mark_slow(&mut nodes);
         nodes.sort_unstable_by_key(|node| node.view.node_id);
         let has_places = nodes.windows(2).any(|pair| pair[0].place != pair[1].place);
         let mut cluster = Self { nodes, has_places };

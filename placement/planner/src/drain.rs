@@ -1,4 +1,4 @@
-//! Empties nodes: leaderships first, then replicas.
+//! Empties nodes: leaderships first, then replicas. Nodes whose disk is slow lose their leaderships only.
 
 use crate::members::Members;
 use crate::planning::Planning;
@@ -27,6 +27,26 @@ pub(crate) fn drain(planning: &mut Planning<'_>) {
         };
         if !hand_over(planning, index) {
             replace(planning, index, node_id);
+        }
+    }
+}
+
+/// A write waits for its leader's disk, and only for the faster ones among the followers'.
+pub(crate) fn relieve_slow(planning: &mut Planning<'_>) {
+    if !planning.cluster.nodes.iter().any(|node| node.is_slow && node.leaders > 0) {
+        return;
+    }
+    for index in 0..planning.view.ranges.len() {
+        if planning.is_busy(index) || planning.pairs.is_frozen(index) {
+            continue;
+        }
+        let range = planning.range(index);
+        let leader = range.leader.and_then(|node_id| planning.cluster.get(node_id));
+        let Some(slow) = leader.filter(|node| node.is_slow) else { continue };
+        let (node_id, sync) = (slow.view.node_id, slow.view.disk_sync);
+        if let Some(to) = best_leader(&planning.cluster, range, &[]) {
+            let why = format!("the disk of node {node_id} is slow: {sync:?} to sync a write");
+            planning.ask_transfer(index, to, why);
         }
     }
 }

@@ -45,6 +45,7 @@ pub fn plan(view: &ClusterView, policy: &Policy, seed: u64) -> (Vec<Operator>, E
     for index in by_urgency(&planning) {
         replicas::settle(&mut planning, index);
     }
+    drain::relieve_slow(&mut planning);
     drain::drain(&mut planning);
     merge::finish(&mut planning);
     split::split(&mut planning);

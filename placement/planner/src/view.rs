@@ -32,6 +32,8 @@ pub struct NodeView {
     pub capacity_bytes: u64,
     /// What is left of it; means nothing while the capacity is unknown.
     pub available_bytes: u64,
+    /// How long it takes to sync a write, lately; zero if unknown.
+    pub disk_sync: Duration,
 }
 
 impl NodeView {
@@ -49,6 +51,7 @@ impl NodeView {
             rack: String::new(),
             capacity_bytes: 0,
             available_bytes: 0,
+            disk_sync: Duration::ZERO,
         }
     }
 }

@@ -7,6 +7,7 @@ use rangedb_types::{
     Epoch, NodeId, RangeDescriptor, RangeId, Replica, ReplicaId, ReplicaRole, Span,
 };
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 const SEED: u64 = 7;
 use ReplicaRole::{IncomingVoter, Learner, Voter};
@@ -87,6 +88,18 @@ fn two_nodes_hold_a_voter_and_a_learner() {
     let (operator, pending) = plan_one(nodes(), range(&[(1, Voter), (2, Learner)], &[1, 2]), 3);
     assert_eq!(operator, None);
     assert!(pending[0].contains("1 voter and 1 learner"), "{pending:?}");
+}
+
+#[test]
+fn a_node_whose_disk_is_much_slower_than_the_others_leads_nothing() {
+    let disk = |id, millis| NodeView { disk_sync: Duration::from_millis(millis), ..node(id) };
+    let three = || range(&[(1, Voter), (2, Voter), (3, Voter)], &[1, 2, 3]);
+    let moves = |nodes| matches!(step(nodes, three(), 3), Some(Step::TransferLeader { .. }));
+    assert!(moves(vec![disk(1, 200), disk(2, 5), disk(3, 5)]));
+    assert!(!moves(vec![disk(1, 200), disk(2, 80), disk(3, 80)]), "all are slow");
+    assert!(!moves(vec![disk(1, 60), disk(2, 1), disk(3, 1)]), "that is fast enough");
+    assert!(!moves(vec![disk(1, 5), disk(2, 300), disk(3, 5)]), "it leads nothing");
+    assert!(!moves(vec![disk(1, 200), disk(2, 0), disk(3, 0)]), "nothing to compare it with");
 }
 
 #[test]

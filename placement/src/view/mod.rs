@@ -34,6 +34,8 @@ pub struct NodeStats {
     pub used_bytes: u64,
     pub replicas: u64,
     pub leaders: u64,
+    /// How long its disk takes to sync a write; zero: not known.
+    pub disk_sync: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -131,6 +133,7 @@ impl View {
             used_bytes: beat.used_bytes,
             replicas: beat.replicas,
             leaders: beat.leaders,
+            disk_sync: Duration::from_micros(beat.disk_sync_micros),
         };
         let first = !std::mem::replace(&mut node.told_all, true);
         if first {

@@ -48,6 +48,7 @@ impl View {
                     accepts_replicas: node.state == NodeState::Active,
                     capacity_bytes: stats.capacity_bytes,
                     available_bytes: stats.available_bytes,
+                    disk_sync: stats.disk_sync,
                     region: node.locality.region.clone(),
                     zone: node.locality.zone.clone(),
                     rack: node.locality.rack.clone(),

@@ -10,6 +10,7 @@ use crate::{Family, VERSION_BYTES};
 pub struct WriteBatch {
     bytes: Vec<u8>,
     ops: Vec<Op>,
+    data_bytes: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -52,12 +53,12 @@ pub enum BatchOp<'a> {
 impl WriteBatch {
     #[must_use]
     pub const fn new() -> Self {
-        Self { bytes: Vec::new(), ops: Vec::new() }
+        Self { bytes: Vec::new(), ops: Vec::new(), data_bytes: 0 }
     }
 
     #[must_use]
     pub fn with_capacity(bytes: usize) -> Self {
-        Self { bytes: Vec::with_capacity(bytes), ops: Vec::new() }
+        Self { bytes: Vec::with_capacity(bytes), ops: Vec::new(), data_bytes: 0 }
     }
 
     /// Keys of a versioned family ([`Family::is_versioned`]) must end in their version.
@@ -66,6 +67,9 @@ impl WriteBatch {
             !family.is_versioned() || key.len() > VERSION_BYTES,
             "a key of {family} must end in a version"
         );
+        if family != Family::Meta {
+            self.data_bytes += key.len() + value.len();
+        }
         self.push(family, Kind::Put, key, value);
     }
 
@@ -101,6 +105,13 @@ impl WriteBatch {
         self.bytes.len()
     }
 
+    /// Bytes of the keys and values that are put, those of [`Family::Meta`] left out: what the data grows
+    /// by if all of them are new.
+    #[must_use]
+    pub const fn data_bytes(&self) -> usize {
+        self.data_bytes
+    }
+
     /// How many changes it holds.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -116,6 +127,7 @@ impl WriteBatch {
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.ops.clear();
+        self.data_bytes = 0;
     }
 
     /// The changes, in order.
@@ -153,8 +165,10 @@ mod tests {
                 BatchOp::DeleteSpan { family: Family::Meta, start: b"a", end: b"b" },
             ]
         );
-        assert_eq!((batch.len(), batch.byte_size()), (3, 8));
+        assert_eq!((batch.len(), batch.byte_size(), batch.data_bytes()), (3, 8, 0));
+        batch.put(Family::Lock, b"key", b"value");
+        assert_eq!(batch.data_bytes(), 8, "only what the data grows by");
         batch.clear();
-        assert!(batch.is_empty() && batch.byte_size() == 0);
+        assert!(batch.is_empty() && batch.byte_size() == 0 && batch.data_bytes() == 0);
     }
 }

@@ -39,8 +39,8 @@ struct KeyState {
     encoded: Vec<u8>,
     /// The newest version at or below the safe point was met: what is older goes.
     settled: bool,
-    /// That version was a deletion, which goes last.
-    deletion: Option<Mutation>,
+    /// That version was a deletion, which goes last; with its bytes.
+    deletion: Option<(Mutation, u64)>,
     versions: usize,
 }
 
@@ -83,8 +83,11 @@ pub fn collect(
         } else {
             let before = garbage.removals.len();
             visit(snapshot, key, version, &record, tombstones, safe_point, &mut garbage)?;
+            let bytes = (iter.key().len() + iter.value().len()) as u64;
             if garbage.removals.len() > before {
-                garbage.bytes += (iter.key().len() + iter.value().len()) as u64;
+                garbage.bytes += bytes;
+            } else if let Some((_, of_deletion)) = &mut key.deletion {
+                *of_deletion = bytes;
             }
             if garbage.removals.len() >= limits.removals_max {
                 // A key with very many versions: its deletion waits for the page that ends it.
@@ -119,7 +122,7 @@ fn visit(
         WriteKind::Rollback => garbage.removals.push(removal),
         WriteKind::Delete if !state.settled => {
             state.settled = true;
-            state.deletion = Some(removal);
+            state.deletion = Some((removal, 0));
         }
         WriteKind::Delete => garbage.removals.push(removal),
         WriteKind::Put if !state.settled && !hidden()? => {
@@ -143,8 +146,9 @@ fn visit(
 
 /// Everything that a key's deletion hides is gone.
 fn finish(state: &mut Option<KeyState>, garbage: &mut Garbage) {
-    if let Some(deletion) = state.take().and_then(|state| state.deletion) {
+    if let Some((deletion, bytes)) = state.take().and_then(|state| state.deletion) {
         garbage.removals.push(deletion);
+        garbage.bytes += bytes;
     }
 }
 

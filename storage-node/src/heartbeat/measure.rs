@@ -7,9 +7,15 @@ use parking_lot::Mutex;
 use rangedb_engine::Engine;
 use rangedb_types::{RangeId, Span};
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// In the data folder; holds nothing.
+const PROBE_FILE: &str = "PROBE";
+const PROBE_BYTES: usize = 512;
 
 /// What measuring asks.
 pub struct Measures {
@@ -21,6 +27,7 @@ pub struct Measures {
     /// How much of the disk is the node's; 0: all of it.
     disk_capacity: u64,
     before: Mutex<HashMap<RangeId, (Totals, Instant)>>,
+    disk_sync: Mutex<Duration>,
 }
 
 /// What a range was asked lately, a second.
@@ -47,6 +54,8 @@ pub struct Measured {
     pub capacity_bytes: u64,
     pub available_bytes: u64,
     pub used_bytes: u64,
+    /// How long a synced write takes lately.
+    pub disk_sync: Duration,
     /// Of those ranges whose size was not known.
     pub range_bytes: HashMap<RangeId, u64>,
     pub rates: HashMap<RangeId, Rates>,
@@ -80,7 +89,7 @@ impl Measures {
         path: PathBuf,
         disk_capacity: u64,
     ) -> Self {
-        Self { engine, log, states, path, disk_capacity, before: Mutex::default() }
+        Self { engine, log, states, path, disk_capacity, before: Mutex::default(), disk_sync: Mutex::default() }
     }
 
     /// Measures now. Blocks.
@@ -95,6 +104,7 @@ impl Measures {
             used_bytes: usage.file_bytes + usage.log_bytes + self.log.size_bytes(),
             range_bytes: range_bytes.collect(),
             rates: self.rates(ranges),
+            disk_sync: self.sync_time(),
             ..Measured::default()
         };
         match rustix::fs::statvfs(&self.path) {
@@ -114,6 +124,22 @@ impl Measures {
         metrics::DISK.with_label_values(&["available"]).set(gauge(measured.available_bytes));
         metrics::DISK.with_label_values(&["capacity"]).set(gauge(measured.capacity_bytes));
         measured
+    }
+
+    /// What synced writes took: those of the log, or a probe, whichever is slower. It rises soon and falls
+    /// slowly, so that a node with a slow disk does not get its leaderships back at once.
+    fn sync_time(&self) -> Duration {
+        let probe = match probe(&self.path) {
+            Ok(time) => time,
+            Err(error) => {
+                tracing::warn!(%error, "the disk cannot be probed");
+                Duration::ZERO
+            }
+        };
+        let now = self.log.take_sync_time().unwrap_or_default().max(probe);
+        let mut smooth = self.disk_sync.lock();
+        *smooth = if now > *smooth { (*smooth + now) / 2 } else { (*smooth * 9 + now) / 10 };
+        *smooth
     }
 
     fn rates(&self, ranges: &[Subject]) -> HashMap<RangeId, Rates> {
@@ -142,6 +168,16 @@ impl Measures {
         *before = after;
         rates
     }
+}
+
+/// Writes a little, and waits until it is on the disk.
+fn probe(folder: &Path) -> std::io::Result<Duration> {
+    let begun = Instant::now();
+    let mut options = OpenOptions::new();
+    let mut file = options.create(true).truncate(false).write(true).open(folder.join(PROBE_FILE))?;
+    file.write_all(&[0; PROBE_BYTES])?;
+    file.sync_data()?;
+    Ok(begun.elapsed())
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use crate::store::ReplicaStatus;
 use rangedb_proto::internal::v1::{Heartbeat, MergeIntent, RangeReport};
 use rangedb_types::{RangeId, ReplicaId};
 use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
 /// Every so many beats all ranges are looked at, whatever is listed: should anything ever have been
 /// missed, it is told then.
@@ -73,6 +74,7 @@ impl Delta {
             leaders: self.told.len() as u64,
             ranges,
             lost_leaderships: lost,
+            disk_sync_micros: micros(measured.disk_sync),
         }
     }
 
@@ -107,6 +109,10 @@ impl Delta {
         });
         subjects.collect()
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn report(status: &ReplicaStatus, measured: &Measured) -> RangeReport {

@@ -12,6 +12,7 @@ use raft::eraftpb::Entry;
 use rangedb_types::ReplicaId;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What an entry takes beside its payload.
 const ENTRY_OVERHEAD_BYTES: u64 = size_of::<Entry>() as u64;
@@ -129,6 +130,10 @@ impl RaftLog for CachedLog {
 
     fn size_bytes(&self) -> u64 {
         self.log.size_bytes()
+    }
+
+    fn take_sync_time(&self) -> Option<Duration> {
+        self.log.take_sync_time()
     }
 }
 

@@ -23,6 +23,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// Called when the log can no longer be trusted to be on disk. Must not return in production.
 pub type FatalHook = Arc<dyn Fn(&str) + Send + Sync>;
@@ -72,6 +73,8 @@ pub struct EngineLog<F: FileSystem = DefaultFileSystem> {
     /// A write failed: nothing more is written.
     broken: AtomicBool,
     fatal: FatalHook,
+    /// Time of synced writes, and their number, since it was asked for.
+    sync_time: Mutex<(Duration, u32)>,
     metrics: &'static Metrics,
 }
 
@@ -120,6 +123,7 @@ impl<F: FileSystem> EngineLog<F> {
             bounds: Mutex::new(bounds),
             gate: PurgeGate::default(),
             broken: AtomicBool::new(false),
+            sync_time: Mutex::default(),
             fatal,
             metrics: Metrics::get(),
         })
@@ -200,6 +204,7 @@ impl<F: FileSystem> RaftLog for EngineLog<F> {
             return Ok(());
         }
         let timer = sync.then(|| self.metrics.write_seconds.start_timer());
+        let begun = sync.then(Instant::now);
         let mut plan = self.plan(batch.changes)?;
         let writing = self.gate.writing.read();
         let sync = sync || self.gate.purging.load(Ordering::SeqCst);
@@ -216,6 +221,10 @@ impl<F: FileSystem> RaftLog for EngineLog<F> {
             };
         }
         drop(timer);
+        if let Some(begun) = begun {
+            let mut times = self.sync_time.lock();
+            *times = (times.0 + begun.elapsed(), times.1.saturating_add(1));
+        }
         Ok(())
     }
 
@@ -297,6 +306,11 @@ impl<F: FileSystem> RaftLog for EngineLog<F> {
 
     fn size_bytes(&self) -> u64 {
         self.engine().get_used_size() as u64
+    }
+
+    fn take_sync_time(&self) -> Option<Duration> {
+        let (time, count) = std::mem::take(&mut *self.sync_time.lock());
+        (count > 0).then(|| time / count)
     }
 }
 

@@ -18,6 +18,7 @@ use std::io::{Error, Read, Result, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What a sync does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub enum SyncBehaviour {
     Lies,
     /// It fails.
     Fails,
+    /// It takes so long.
+    Slow(Duration),
 }
 
 /// What a power cut leaves of writes that were not synced.
@@ -299,10 +302,17 @@ impl Handle for FaultHandle {
             return Ok(());
         }
         on?;
-        let mut power = self.disk.power.lock();
-        power.syncs += 1;
-        match power.sync {
+        let behaviour = {
+            let mut power = self.disk.power.lock();
+            power.syncs += 1;
+            power.sync
+        };
+        match behaviour {
             SyncBehaviour::Honest => *journal = Journal::default(),
+            SyncBehaviour::Slow(time) => {
+                std::thread::sleep(time);
+                *journal = Journal::default();
+            }
             SyncBehaviour::Lies => {}
             SyncBehaviour::Fails => return Err(Error::other("the sync failed")),
         }

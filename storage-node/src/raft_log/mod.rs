@@ -22,6 +22,7 @@ pub use settings::{LogSettings, LogSettingsError};
 
 use raft::eraftpb::{Entry, HardState};
 use rangedb_types::ReplicaId;
+use std::time::Duration;
 
 /// A point of a log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -138,4 +139,9 @@ pub trait RaftLog: Send + Sync {
 
     /// Bytes on disk.
     fn size_bytes(&self) -> u64;
+
+    /// The mean time of the synced writes since the last call; `None` if there were none.
+    fn take_sync_time(&self) -> Option<Duration> {
+        None
+    }
 }

@@ -27,8 +27,9 @@ pub struct LogSettings {
 impl Default for LogSettings {
     fn default() -> Self {
         Self {
-            file_bytes: Bytes(FILE_BYTES_MAX),
-            purge_threshold: Bytes(256 << 20),
+            // What an idle node keeps of its log, nobody else can use: it is to be little.
+            file_bytes: Bytes(16 << 20),
+            purge_threshold: Bytes(96 << 20),
             prefill: false,
             cache_bytes: Bytes(64 << 20),
         }
@@ -68,7 +69,7 @@ mod tests {
         assert_eq!(settings.check(), Ok(()));
         let big = LogSettings { file_bytes: Bytes(65 << 20), ..settings.clone() };
         assert!(matches!(big.check(), Err(LogSettingsError::FileBytes(_))));
-        let tight = LogSettings { purge_threshold: Bytes(128 << 20), ..settings };
+        let tight = LogSettings { purge_threshold: Bytes(32 << 20), ..settings };
         assert!(matches!(tight.check(), Err(LogSettingsError::PurgeThreshold(_))));
     }
 }

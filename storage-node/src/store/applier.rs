@@ -190,9 +190,9 @@ impl ApplyThread {
                 self.answers.push((replies, Err(ProposeError::OutcomeUnknown)));
                 continue;
             };
-            let (bytes_before, freed) = (self.batch.byte_size(), owned.applier.freed_bytes);
+            let (bytes_before, freed) = (self.batch.data_bytes(), owned.applier.freed_bytes);
             let applied = owned.applier.apply(&entry, &mut self.batch);
-            owned.handle.add_bytes(self.batch.byte_size() - bytes_before);
+            owned.handle.add_bytes(self.batch.data_bytes() - bytes_before);
             let freed = owned.applier.freed_bytes - freed;
             if freed > 0 {
                 owned.handle.remove_bytes(freed);

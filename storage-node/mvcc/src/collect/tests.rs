@@ -77,6 +77,22 @@ fn of_many_versions_one_is_kept_and_a_deletion_takes_all() {
 }
 
 #[test]
+fn all_that_was_written_is_told_when_it_goes() {
+    let (_folder, engine) = engine();
+    let long = vec![7; crate::SHORT_VALUE_BYTES_MAX + 1];
+    let mut batch = WriteBatch::new();
+    for (at, value) in [(1, &long[..]), (2, b"short"), (3, &long[..])] {
+        let put = put(b"k", value, Timestamp(at), RequestId(1));
+        put.iter().for_each(|mutation| mutation.add_to(&mut batch));
+    }
+    delete(b"k", Timestamp(4), RequestId(1)).iter().for_each(|it| it.add_to(&mut batch));
+    engine.write(&batch, Durability::Buffered).unwrap();
+    let page =
+        collect(&*engine.snapshot(), &load(&*engine), &Span::all(), Timestamp(9), LIMITS).unwrap();
+    assert_eq!(page.bytes, batch.data_bytes() as u64, "else the size of a range drifts");
+}
+
+#[test]
 fn a_range_tombstone_goes_after_all_it_hides() {
     let (_folder, engine) = engine();
     for key in 0..10_u8 {
