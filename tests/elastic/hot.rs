@@ -72,6 +72,8 @@ async fn a_hot_span_is_split_and_led_by_all_nodes() -> Result<()> {
         share * 100.0,
         begun.elapsed()
     );
+    // It goes on until no part gets too much.
+    wait::let_run(window * 2).await;
     let after = load.rate(window).await;
     println!("{before:.0} operations a second before, {after:.0} after: {:.2}", after / before);
     load.stop().await?;

@@ -14,12 +14,16 @@ use crate::store::handle::ReplicaHandle;
 use crate::transport::Inbound;
 use raft::eraftpb::HardState;
 use rangedb_types::{
-    Epoch, NodeId, RangeDescriptor, RangeId, Replica as Member, ReplicaRole, Span,
+    Epoch, MonotonicClock as _, NodeId, RangeDescriptor, RangeId, Replica as Member, ReplicaRole,
+    Span,
 };
 use std::sync::Arc;
+use std::time::Duration;
 
 pub(super) const LEFT: RangeId = RangeId(1);
 const RIGHT: RangeId = RangeId(2);
+/// Longer than it takes until an election may begin.
+const ELECTION: Duration = Duration::from_secs(1);
 /// Rounds after which a calm cluster has done what it was asked.
 const ROUNDS: u32 = 400;
 
@@ -492,4 +496,25 @@ fn a_replica_is_not_removed_while_it_installs_a_snapshot() {
     world.cut_off(behind);
     world.rounds(2);
     assert!(world.handle(behind, RIGHT).is_some());
+}
+
+/// Followers that have applied a split no longer keep the promise for the right part's keys.
+#[test]
+fn the_lease_runs_out_while_the_bounds_change() {
+    let mut world = World::calm();
+    let holds = |world: &World| {
+        let (_, left) = world.led(LEFT).expect("it is led");
+        left.leadership().is_some_and(|leadership| left.lease_holds(leadership.term))
+    };
+    world.until("a lease", holds);
+    let (at, left) = world.led(LEFT).expect("it is led");
+    let (plan, epoch, term) = (world.split_plan(5), world.epoch(LEFT), left.status().term);
+    world.propose_boundary(at, LEFT, epoch, BoundaryChange::Split(plan));
+    let begun = world.nodes[at].clock.now();
+    while world.nodes[at].clock.now().since(begun) < 2 * ELECTION {
+        world.rounds_without_applying(at, 1);
+    }
+    assert!(left.status().is_leader && left.status().term == term, "it leads on");
+    assert!(left.descriptor().epoch == epoch && !holds(&world), "it is not renewed");
+    world.until("a lease again", |world| world.epoch(LEFT) != epoch && holds(world));
 }
