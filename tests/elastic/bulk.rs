@@ -118,9 +118,8 @@ async fn what_a_dead_node_held_is_copied_elsewhere() -> Result<()> {
     let died = Instant::now();
     let nodes = admin::nodes(&client).await?;
     let dead = nodes.into_iter().find(|node| node.address == address).context("it is known")?;
-    let holds = |range: &&RangeStatus| {
-        range.replicas.iter().any(|replica| replica.node_id == dead.node_id)
-    };
+    let holds =
+        |range: &&RangeStatus| range.replicas.iter().any(|replica| replica.node_id == dead.node_id);
     let ranges = admin::ranges(&client).await?;
     let lost: u64 = ranges.iter().filter(holds).map(|range| range.size_bytes).sum();
     wait::until("three live replicas of every range", LIMIT, async || {

@@ -192,8 +192,17 @@ async fn active(idle: usize) -> Result<Processes> {
     admin::set_config(&client, "range_merge_size", "0B").await?;
     admin::set_config(&client, "range_split_requests_per_second", "0").await?;
     for number in 1..ACTIVE {
-        let at = Some(At::AtKey(active_key(number, 0).into()));
-        client.admin().split_range(SplitRangeRequest { at, ..Default::default() }).await?;
+        let key = active_key(number, 0);
+        wait::until("the range is split", LIMIT, async || {
+            let at = Some(At::AtKey(key.clone().into()));
+            let request = SplitRangeRequest { at, ..Default::default() };
+            // The last one may still be under way.
+            let _refused = client.admin().split_range(request).await;
+            let ranges = admin::ranges(&client).await?;
+            ensure!(ranges.iter().any(|range| range.start == key), "{} ranges", ranges.len());
+            Ok(())
+        })
+        .await?;
     }
     if idle > 0 {
         split_into(&client, idle + ACTIVE).await?;

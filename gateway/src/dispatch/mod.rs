@@ -19,8 +19,9 @@ use crate::routing::{Route, Routes};
 use bytes::Bytes;
 use rangedb_placement_client::{PlacementError, TimestampClient};
 use rangedb_proto::internal::v1::DataRequest;
+use rangedb_proto::internal::v1::data_request::Operation as WireOperation;
 use rangedb_proto::internal::v1::data_response::Result as Answer;
-use rangedb_types::{NodeId, RangeId, Timestamp};
+use rangedb_types::{NodeId, RangeId, Span, Timestamp};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -176,7 +177,7 @@ impl Dispatcher {
         let now = Instant::now();
         let expires = self.attempt_end(now, deadline);
         Submission {
-            request: request(route, operation.to_wire(repeated), expires.duration_since(now)),
+            request: request(route, inside(operation, route, repeated), expires - now),
             waiter,
             expires,
             cost_bytes: operation.cost_bytes(),
@@ -201,6 +202,22 @@ impl Dispatcher {
     pub fn link(&self, node: NodeId) -> Option<Arc<Link>> {
         self.nodes.get(node).map(|node| Arc::clone(node.link()))
     }
+}
+
+/// The operation as its node gets it. A scan is cut to the route: of a range that was cut, a node may
+/// still have all of it, and the rest has a route of its own.
+fn inside(operation: &Operation, route: &Route, repeated: bool) -> WireOperation {
+    let mut wire = operation.to_wire(repeated);
+    if let WireOperation::Scan(scan) = &mut wire {
+        let Span { start, end } = &route.descriptor.span;
+        if scan.start[..] < start[..] {
+            scan.start = Bytes::copy_from_slice(start);
+        }
+        if !end.is_empty() && (scan.end.is_empty() || scan.end[..] > end[..]) {
+            scan.end = Bytes::copy_from_slice(end);
+        }
+    }
+    wire
 }
 
 /// The wire form of a request; the link adds its tag.
@@ -231,4 +248,40 @@ fn outside(operation: &Operation, route: &Route) -> Option<Failure> {
                   only; delete its keys one by one, or in smaller spans"
                 .to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operation::Scan;
+    use rangedb_types::{Epoch, RangeDescriptor};
+
+    #[test]
+    fn a_scan_is_cut_to_the_route_it_goes_by() {
+        let span = Span { start: b"m".to_vec(), end: b"t".to_vec() };
+        let descriptor = RangeDescriptor {
+            range_id: RangeId(1),
+            span,
+            epoch: Epoch::default(),
+            replicas: vec![],
+        };
+        let route = Route::new(descriptor, None);
+        let scan = Scan {
+            start: Bytes::from_static(b"a"),
+            end: Bytes::new(),
+            limit: 0,
+            bytes_max: 1,
+            reverse: true,
+            keys_only: false,
+            read_version: Timestamp(0),
+        };
+        let cut = |scan: Scan| match inside(&Operation::Scan(scan), &route, false) {
+            WireOperation::Scan(scan) => (scan.start, scan.end),
+            other => panic!("{other:?}"),
+        };
+        let bytes = |text: &'static str| Bytes::from_static(text.as_bytes());
+        assert_eq!(cut(scan.clone()), (bytes("m"), bytes("t")));
+        let within = Scan { start: bytes("n"), end: bytes("o"), ..scan };
+        assert_eq!(cut(within), (bytes("n"), bytes("o")));
+    }
 }

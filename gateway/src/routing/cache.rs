@@ -96,7 +96,7 @@ impl RouteCache {
             if stale {
                 return false;
             }
-            if same_range && known.epoch == descriptor.epoch {
+            if same_range && known.epoch == descriptor.epoch && known.span == descriptor.span {
                 if let Some(node) = leader {
                     route.set_leader(node);
                 }

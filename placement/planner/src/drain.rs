@@ -1,10 +1,12 @@
 //! Empties nodes: leaderships first, then replicas. Nodes whose disk is slow lose their leaderships only.
 
+use crate::balance::TRANSFERS_PER_NODE_MAX;
 use crate::members::Members;
 use crate::planning::Planning;
 use crate::replicas::add_learner;
 use crate::target::{best_leader, candidates};
 use rangedb_types::{NodeId, Replica};
+use std::collections::BTreeMap;
 
 pub(crate) fn drain(planning: &mut Planning<'_>) {
     if !planning.cluster.nodes.iter().any(|node| node.view.draining) {
@@ -36,6 +38,7 @@ pub(crate) fn relieve_slow(planning: &mut Planning<'_>) {
     if !planning.cluster.nodes.iter().any(|node| node.is_slow && node.leaders > 0) {
         return;
     }
+    let mut relieved = BTreeMap::<NodeId, usize>::new();
     for index in 0..planning.view.ranges.len() {
         if planning.is_busy(index) || planning.pairs.is_frozen(index) {
             continue;
@@ -44,9 +47,14 @@ pub(crate) fn relieve_slow(planning: &mut Planning<'_>) {
         let leader = range.leader.and_then(|node_id| planning.cluster.get(node_id));
         let Some(slow) = leader.filter(|node| node.is_slow) else { continue };
         let (node_id, sync) = (slow.view.node_id, slow.view.disk_sync);
+        let moved = relieved.entry(node_id).or_default();
+        if *moved >= TRANSFERS_PER_NODE_MAX {
+            continue;
+        }
         if let Some(to) = best_leader(&planning.cluster, range, &[]) {
             let why = format!("the disk of node {node_id} is slow: {sync:?} to sync a write");
             planning.ask_transfer(index, to, why);
+            *moved += 1;
         }
     }
 }

@@ -237,7 +237,11 @@ impl Duties<'_> {
         let over = office.wishes.lock().round(&wishes, &view, &policy, &mut operators, now);
         timer.observe_duration();
         self.count(&view, operators.len(), explanation.pending().len());
-        let idle = operators.is_empty() && explanation.pending().is_empty() && wishes.is_empty();
+        let frozen = view.ranges.iter().any(|range| range.merging.is_some());
+        let idle = operators.is_empty()
+            && explanation.pending().is_empty()
+            && wishes.is_empty()
+            && !frozen;
         *office.explanation.lock() = explanation;
         let replicas: HashMap<RangeId, usize> = view
             .ranges
@@ -320,7 +324,7 @@ impl Duties<'_> {
         metrics::OPERATORS.set(number(operators));
         metrics::PENDING.set(number(pending));
         let revision = self.office.consensus.read(|state| {
-            self.office.view.lock().retain_ranges(state);
+            self.office.view.lock().retain_ranges(state, self.office.now());
             state.revision()
         });
         metrics::REVISION.set(i64::try_from(revision).unwrap_or(i64::MAX));

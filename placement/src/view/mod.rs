@@ -22,6 +22,9 @@ pub const SUSPECT_AFTER: Duration = Duration::from_secs(3);
 /// A range whose leader was not heard from for this long counts as led by nobody.
 pub const LEADER_STALE_AFTER: Duration = Duration::from_secs(10);
 
+/// By then a range that was reported is stored, or it is none.
+const STORED_AFTER: Duration = Duration::from_secs(10);
+
 /// One stream of one node. Grows with every stream, so a late end of an old one is told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SessionId(pub u64);
@@ -62,6 +65,7 @@ pub struct Reported {
     pub bytes_written_per_second: u64,
     pub load_splittable: bool,
     pub merging: Option<MergeIntent>,
+    pub reported_at: MonotonicTime,
     /// Since when it is frozen for that merge, as far as this leader knows.
     pub frozen_since: Option<MonotonicTime>,
 }
@@ -159,6 +163,7 @@ impl View {
     fn take_in(&mut self, mut report: Reported, now: MonotonicTime) -> Option<RangeDescriptor> {
         let range_id = report.descriptor.range_id;
         report.frozen_since = report.merging.map(|_| now);
+        report.reported_at = now;
         if let Some(known) = self.ranges.get(&range_id) {
             if known.merging == report.merging {
                 report.frozen_since = known.frozen_since;
@@ -229,9 +234,11 @@ impl View {
         }
     }
 
-    /// Forgets ranges that are no more.
-    pub fn retain_ranges(&mut self, state: &State) {
-        self.ranges.retain(|range_id, _| state.range(*range_id).is_some());
+    /// Forgets ranges that are no more. What was just reported may not be stored yet.
+    pub fn retain_ranges(&mut self, state: &State, now: MonotonicTime) {
+        self.ranges.retain(|range_id, range| {
+            state.range(*range_id).is_some() || now.since(range.reported_at) < STORED_AFTER
+        });
     }
 }
 
@@ -253,6 +260,7 @@ fn read_report(node_id: NodeId, report: &wire::RangeReport) -> Result<Reported, 
             left_range_id: RangeId(intent.left_range_id),
             left_version: intent.left_version,
         }),
+        reported_at: MonotonicTime::default(),
         frozen_since: None,
     })
 }

@@ -27,7 +27,26 @@ pub struct Measures {
     /// How much of the disk is the node's; 0: all of it.
     disk_capacity: u64,
     before: Mutex<HashMap<RangeId, (Totals, Instant)>>,
-    disk_sync: Mutex<Duration>,
+    disk_sync: Mutex<SyncTimes>,
+}
+
+/// How long synced writes took at the last few looks.
+#[derive(Default)]
+struct SyncTimes {
+    last: [Duration; 3],
+    told: Duration,
+}
+
+impl SyncTimes {
+    /// One slow look says nothing, so the fastest of the last few counts; and what was slow is told for
+    /// a while, so that a node does not get its leaderships back at once.
+    fn add(&mut self, now: Duration) -> Duration {
+        self.last.rotate_left(1);
+        self.last[2] = now;
+        let steady = self.last.into_iter().min().unwrap_or_default();
+        self.told = steady.max(self.told * 9 / 10);
+        self.told
+    }
 }
 
 /// What a range was asked lately, a second.
@@ -89,7 +108,15 @@ impl Measures {
         path: PathBuf,
         disk_capacity: u64,
     ) -> Self {
-        Self { engine, log, states, path, disk_capacity, before: Mutex::default(), disk_sync: Mutex::default() }
+        Self {
+            engine,
+            log,
+            states,
+            path,
+            disk_capacity,
+            before: Mutex::default(),
+            disk_sync: Mutex::default(),
+        }
     }
 
     /// Measures now. Blocks.
@@ -126,8 +153,7 @@ impl Measures {
         measured
     }
 
-    /// What synced writes took: those of the log, or a probe, whichever is slower. It rises soon and falls
-    /// slowly, so that a node with a slow disk does not get its leaderships back at once.
+    /// What synced writes take: those of the log, or a probe, whichever is slower.
     fn sync_time(&self) -> Duration {
         let probe = match probe(&self.path) {
             Ok(time) => time,
@@ -137,9 +163,7 @@ impl Measures {
             }
         };
         let now = self.log.take_sync_time().unwrap_or_default().max(probe);
-        let mut smooth = self.disk_sync.lock();
-        *smooth = if now > *smooth { (*smooth + now) / 2 } else { (*smooth * 9 + now) / 10 };
-        *smooth
+        self.disk_sync.lock().add(now)
     }
 
     fn rates(&self, ranges: &[Subject]) -> HashMap<RangeId, Rates> {
@@ -174,7 +198,8 @@ impl Measures {
 fn probe(folder: &Path) -> std::io::Result<Duration> {
     let begun = Instant::now();
     let mut options = OpenOptions::new();
-    let mut file = options.create(true).truncate(false).write(true).open(folder.join(PROBE_FILE))?;
+    let mut file =
+        options.create(true).truncate(false).write(true).open(folder.join(PROBE_FILE))?;
     file.write_all(&[0; PROBE_BYTES])?;
     file.sync_data()?;
     Ok(begun.elapsed())
@@ -183,6 +208,23 @@ fn probe(folder: &Path) -> std::io::Result<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_is_slow_once_it_stays_so_and_for_a_while_after() {
+        let millis = Duration::from_millis;
+        let mut times = SyncTimes::default();
+        assert_eq!(
+            times.add(millis(900)),
+            Duration::ZERO,
+            "the first look is not to be relied upon"
+        );
+        times.add(millis(4));
+        assert_eq!(times.add(millis(5)), millis(4));
+        times.add(millis(500));
+        times.add(millis(300));
+        assert_eq!(times.add(millis(400)), millis(300));
+        assert_eq!(times.add(millis(1)), millis(270));
+    }
 
     #[test]
     fn a_node_has_the_disk_or_its_share_of_it() {

@@ -49,13 +49,14 @@ impl Delta {
         self.beats = self.beats.wrapping_add(1);
         let (mut ranges, mut lost) = (Vec::new(), Vec::new());
         for range_id in std::mem::take(&mut self.due) {
-            let Some(status) = hosted.look(range_id).filter(|status| status.is_leader) else {
+            let status = hosted.look(range_id);
+            if status.as_ref().is_some_and(|status| status.size_bytes.is_none()) {
+                self.used.insert(range_id);
+            }
+            let Some(status) = status.filter(|status| status.is_leader) else {
                 lost.extend(self.told.remove(&range_id).map(|_| range_id.get()));
                 continue;
             };
-            if status.size_bytes.is_none() {
-                self.used.insert(range_id);
-            }
             let report = report(&status, measured);
             // What was told stays the measure: small steps must add up.
             if self.told.get(&range_id).is_none_or(|known| differs(known, &report)) {
@@ -91,7 +92,7 @@ impl Delta {
     }
 
     /// What is to be measured now: the led ranges that were used since the last time, or had any load
-    /// then.
+    /// then, and all that were never measured.
     pub(super) fn subjects(
         &mut self,
         hosted: &(impl Replicas + ?Sized),
@@ -103,7 +104,9 @@ impl Delta {
         let subjects = used.into_iter().filter_map(|range_id| {
             // What is looked at is not listed again for what it was already.
             self.due.insert(range_id);
-            let status = hosted.look(range_id).filter(|status| status.is_leader)?;
+            // Followers are measured, too, before much that is counted has reached their files.
+            let wanted = |status: &ReplicaStatus| status.is_leader || status.size_bytes.is_none();
+            let status = hosted.look(range_id).filter(wanted)?;
             let span = status.descriptor.span.clone();
             Some(Subject { range_id, span, size_known: status.size_bytes.is_some() })
         });

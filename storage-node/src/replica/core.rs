@@ -18,6 +18,7 @@ use super::proposals::{self, Proposals, ProposeReply, Write};
 use super::reads::{ReadReply, Reads};
 use super::ready::InFlight;
 use super::split::split;
+use super::transfer::Transfers;
 use crate::raft_log::LogPosition;
 use crate::store::handle::{ProposeError, ReadError};
 use protobuf::Message as _;
@@ -44,8 +45,7 @@ pub struct Replica {
     pub(super) newborn: bool,
     /// It began without any log: whoever answers anything has its term on disk first.
     pub(super) unheard: bool,
-    /// Ticks since a transfer of leadership began.
-    pub(super) transfer_ticks: u32,
+    pub(super) transfers: Transfers,
     pub(super) lease: Lease,
     pub(super) reads: Reads,
     pub(super) proposals: Proposals,
@@ -106,7 +106,7 @@ impl Replica {
             started: now,
             newborn: false,
             unheard: false,
-            transfer_ticks: 0,
+            transfers: Transfers::default(),
             lease: Lease::default(),
             reads: Reads::default(),
             proposals: Proposals::default(),

@@ -2,7 +2,7 @@
 
 use super::decode::{Decoded, Op, decode};
 use super::flow::{Answers, ResponseStream, UnderWay, channel, response};
-use super::held::{Held, LOOKS, passes_soon};
+use super::held::{Held, LOOKS, LOOKS_FOR_PART, passes_soon};
 use super::metrics::Kind;
 use super::{convert, metrics};
 use crate::access::{RangeStates, Ranges, Refusal, Target, resolve};
@@ -52,6 +52,9 @@ struct Sorted {
     kinds: Vec<(u64, Kind)>,
     answers: Vec<DataResponse>,
     held: Vec<Held>,
+    /// Ranges, with a version, of which a part was not found here. To look for it again for every other
+    /// request would mean to look through all ranges.
+    in_parts: Vec<(RangeId, u64)>,
     /// A message is usually for one or two ranges: each is looked up once.
     targets: Vec<(RangeId, Epoch, Target)>,
 }
@@ -179,9 +182,17 @@ impl DataPlane {
     /// belongs.
     fn sort(&self, request: Held, looks: usize, message: &Message, sorted: &mut Sorted) {
         let (tag, kind) = (request.tag, request.decoded.operation.kind());
+        let of = (request.decoded.range_id, request.decoded.epoch.version);
+        if sorted.in_parts.contains(&of) && looks < LOOKS_FOR_PART {
+            sorted.held.push(request);
+            return;
+        }
         let result = match self.target(&request.decoded, sorted) {
             Ok(target) => self.place(request, target, message, sorted),
             Err(refusal) if passes_soon(&refusal, looks) => {
+                if matches!(refusal, Refusal::EpochMismatch { .. }) {
+                    sorted.in_parts.push(of);
+                }
                 sorted.held.push(request);
                 return;
             }

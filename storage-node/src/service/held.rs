@@ -27,7 +27,7 @@ pub(super) struct Held {
 
 /// Looks while the right part of a range that was just split may still be made. It may as well have
 /// been moved away long ago.
-const LOOKS_FOR_PART: usize = 4;
+pub(super) const LOOKS_FOR_PART: usize = 4;
 
 /// True if waiting here is better than asking elsewhere, after so many looks: this replica is about to
 /// lead, or nobody is known who does.

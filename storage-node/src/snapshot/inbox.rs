@@ -2,6 +2,7 @@
 
 use super::chunk::{ChunkRef, FORMAT, Totals};
 use super::metrics::{Metrics, failed};
+use super::parked::{Parked, Parking};
 use super::stage::{Staging, Whole};
 use super::{SnapshotReceiver, SnapshotSettings, StagedSnapshot};
 use crate::raft_log::LogPosition;
@@ -27,6 +28,15 @@ pub struct SnapshotInbox {
     settings: SnapshotSettings,
     receiver: Arc<dyn SnapshotReceiver>,
     places: Arc<Semaphore>,
+    parking: Arc<Parking>,
+}
+
+/// Where a stream begins.
+struct Start {
+    announced: StagedSnapshot,
+    place: OwnedSemaphorePermit,
+    /// What came before its stream broke.
+    staging: Option<Staging>,
 }
 
 impl SnapshotInbox {
@@ -39,7 +49,18 @@ impl SnapshotInbox {
         receiver: Arc<dyn SnapshotReceiver>,
     ) -> Self {
         let places = Arc::new(Semaphore::new(settings.receives_max));
-        Self { identity, dir, settings, receiver, places }
+        let parking = Parking::new(settings.stall_timeout.get());
+        Self { identity, dir, settings, receiver, places, parking }
+    }
+
+    /// How much is kept of a snapshot whose stream broke.
+    pub(crate) fn progress(
+        &self,
+        request: &wire::SnapshotProgressRequest,
+    ) -> Result<wire::SnapshotProgressResponse, Status> {
+        let from = check_hello(self.identity, request.hello.as_ref())?;
+        let (chunks, is_arriving) = self.parking.look(from, request.transfer_id);
+        Ok(wire::SnapshotProgressResponse { chunks, is_arriving })
     }
 
     /// Takes one snapshot; returns when it is installed, or why not.
@@ -76,26 +97,55 @@ impl SnapshotInbox {
             Part::Header(header) => header,
             _ => return Err(Status::invalid_argument("a snapshot begins with its header")),
         };
-        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
-            Status::resource_exhausted("too many snapshots are being received; try again later")
-        })?;
-        let mut staged = self.announced(&header)?;
+        let Start { announced: mut staged, place, staging } = self.start(&header)?;
+        let _arriving = self.parking.arrives(staged.from_node, header.transfer_id);
         let (chunks, receiver) = mpsc::channel(CHUNKS_AHEAD);
         let (path, descriptor) = (staged.path.clone(), staged.descriptor.clone());
         let reserve = self.settings.disk_reserve.0;
-        // Ends when `chunks` is dropped, at the latest, and then leaves nothing behind.
-        let writer =
-            tokio::task::spawn_blocking(move || write(path, &descriptor, receiver, reserve));
+        // Ends when `chunks` is dropped, at the latest.
+        let writer = tokio::task::spawn_blocking(move || {
+            write(staging, path, &descriptor, receiver, reserve)
+        });
         let forwarded = self.forward(parts, chunks).await;
         let written = writer.await.map_err(|_| Status::internal("staging panicked"))?;
         // If the writer failed, that is why forwarding ended.
         match (written, forwarded) {
-            (Ok(whole), Ok(())) => staged.path = whole.keep(),
+            (Ok(Written::Whole(whole)), Ok(())) => staged.path = whole.keep(),
+            (Ok(Written::Part(staging)), Err(status)) => {
+                if is_broken(&status) {
+                    let parked = Parked { staging, announced: staged, place };
+                    self.parking.park(header.transfer_id, parked);
+                }
+                return Err(status);
+            }
             (Ok(_), Err(status)) => return Err(status),
+            (Ok(Written::Part(_)), Ok(())) => return Err(Status::aborted("it has no end")),
             (Err(_), Err(status)) if status.code() != tonic::Code::Aborted => return Err(status),
             (Err(error), _) => return Err(Status::aborted(error)),
         }
         Ok((staged, place))
+    }
+
+    /// A new snapshot, or the rest of one whose stream broke.
+    fn start(&self, header: &wire::SnapshotHeader) -> Result<Start, Status> {
+        let announced = self.announced(header)?;
+        if header.first_chunk > 0 {
+            let parked = self.parking.take(announced.from_node, header.transfer_id);
+            let parked = parked.filter(|it| it.is_continued_by(&announced, header.first_chunk));
+            let Parked { staging, announced, place } = parked.ok_or_else(|| {
+                Status::failed_precondition("nothing of this snapshot was kept; begin again")
+            })?;
+            return Ok(Start { announced, place, staging: Some(staging) });
+        }
+        let free = || Arc::clone(&self.places).try_acquire_owned();
+        let place = free().or_else(|_| {
+            self.parking.give_way();
+            free()
+        });
+        let place = place.map_err(|_| {
+            Status::resource_exhausted("too many snapshots are being received; try again later")
+        })?;
+        Ok(Start { announced, place, staging: None })
     }
 
     async fn next(&self, parts: &mut Streaming<wire::SnapshotPart>) -> Result<Part, Status> {
@@ -176,19 +226,43 @@ enum Staged {
     End(Totals),
 }
 
+/// What was written of a snapshot.
+enum Written {
+    Whole(Whole),
+    /// The stream broke.
+    Part(Staging),
+}
+
+/// True if a stream ended for no reason of the snapshot's.
+pub(super) fn is_broken(status: &Status) -> bool {
+    use tonic::Code;
+    matches!(
+        status.code(),
+        Code::Unavailable
+            | Code::Unknown
+            | Code::Cancelled
+            | Code::Internal
+            | Code::DeadlineExceeded
+    )
+}
+
 fn write(
+    staging: Option<Staging>,
     path: PathBuf,
     range: &RangeDescriptor,
     mut chunks: mpsc::Receiver<Staged>,
     reserve: u64,
-) -> Result<Whole, String> {
-    let mut staging = Staging::begin(path.clone(), range)?;
+) -> Result<Written, String> {
+    let mut staging = match staging {
+        Some(staging) => staging,
+        None => Staging::begin(path.clone(), range)?,
+    };
     check_space(&path, reserve)?;
     let mut unchecked = 0;
     while let Some(next) = chunks.blocking_recv() {
         let chunk = match next {
             Staged::Chunk(chunk) => chunk,
-            Staged::End(totals) => return staging.finish(totals),
+            Staged::End(totals) => return staging.finish(totals).map(Written::Whole),
         };
         unchecked += chunk.entries.len() as u64;
         if unchecked >= SPACE_CHECK_BYTES {
@@ -197,7 +271,7 @@ fn write(
         }
         staging.add(&ChunkRef::from(&chunk))?;
     }
-    Err("the snapshot broke off".to_owned())
+    Ok(Written::Part(staging))
 }
 
 /// Installing needs about as much again.

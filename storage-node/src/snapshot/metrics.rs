@@ -7,6 +7,7 @@ pub(super) struct Metrics {
     pub sent: IntCounter,
     pub received: IntCounter,
     pub installed: IntCounter,
+    pub resumed: IntCounter,
     pub sent_bytes: IntCounter,
     pub received_bytes: IntCounter,
     pub failures: IntCounterVec,
@@ -47,6 +48,10 @@ impl Metrics {
             installed: counter(
                 "rangedb_snapshot_installed_total",
                 "Snapshots of ranges installed on this node",
+            ),
+            resumed: counter(
+                "rangedb_snapshot_resumed_total",
+                "Snapshots whose stream broke and that went on where they were",
             ),
             sent_bytes: counter("rangedb_snapshot_sent_bytes_total", "Bytes of snapshots sent"),
             received_bytes: counter(

@@ -11,6 +11,7 @@ mod chunk;
 mod inbox;
 mod install;
 mod metrics;
+mod parked;
 mod send;
 mod settings;
 mod stage;

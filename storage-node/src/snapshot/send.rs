@@ -2,6 +2,7 @@
 //! bandwidth allow.
 
 use super::chunk::{self, FORMAT, Totals};
+use super::inbox::is_broken;
 use super::metrics::{Metrics, failed};
 use super::throttle::Throttle;
 use super::{SendJob, SnapshotSettings};
@@ -13,12 +14,14 @@ use rangedb_proto::internal::v1 as wire;
 use rangedb_proto::internal::v1::raft_transport_client::RaftTransportClient;
 use rangedb_proto::internal::v1::snapshot_part::Part;
 use rangedb_service::grpc;
+use rangedb_types::NodeId;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
 
 /// Chunks read ahead of what the connection takes.
 const CHUNKS_AHEAD: usize = 4;
@@ -34,6 +37,31 @@ pub(super) struct Sender {
     places: Arc<Semaphore>,
     running: Semaphore,
     cancel: CancellationToken,
+}
+
+/// How often a snapshot goes on after its stream broke.
+const RESUMPTIONS_MAX: u32 = 5;
+const RESUMPTION_PAUSE: Duration = Duration::from_millis(500);
+
+/// Why a snapshot was not sent.
+struct Failure {
+    reason: String,
+    end: End,
+}
+
+enum End {
+    Final,
+    /// The connection broke; what arrived may have been kept.
+    Broken {
+        /// All of it had been handed to the connection.
+        all_sent: bool,
+    },
+}
+
+impl Failure {
+    const fn of(reason: String) -> Self {
+        Self { reason, end: End::Final }
+    }
 }
 
 /// How far a transfer is.
@@ -95,39 +123,97 @@ impl Sender {
     async fn run(&self, job: SendJob) -> Result<(), String> {
         let _running = self.running.acquire().await.map_err(|error| error.to_string())?;
         let timer = Metrics::get().send_seconds.start_timer();
-        let address = self
-            .addresses
-            .get(job.to_node)
-            .ok_or_else(|| format!("node {} has no known address", job.to_node))?;
+        let job = Arc::new(job);
+        let transfer_id = rand::random::<u64>().max(1);
+        let mut sent = self.stream(&job, transfer_id, 0).await;
+        for _ in 0..RESUMPTIONS_MAX {
+            let Err(Failure { reason, end: End::Broken { all_sent } }) = &sent else { break };
+            let (range_id, to_node) = (job.descriptor.range_id, job.to_node);
+            tracing::info!(%range_id, %to_node, reason, "the stream of a snapshot broke");
+            let all_sent = *all_sent;
+            sent = match self.kept(&job, transfer_id).await {
+                // It may have it all, and install it.
+                Ok(0) if all_sent => break,
+                Ok(chunks) => {
+                    Metrics::get().resumed.inc();
+                    self.stream(&job, transfer_id, chunks).await
+                }
+                Err(reason) => Err(Failure { reason, end: End::Broken { all_sent } }),
+            };
+        }
+        match sent {
+            Ok(()) => timer.observe_duration(),
+            Err(_) => drop(timer.stop_and_discard()),
+        }
+        sent.map_err(|failure| failure.reason)
+    }
+
+    async fn connect(&self, to: NodeId) -> Result<RaftTransportClient<Channel>, String> {
+        let address =
+            self.addresses.get(to).ok_or_else(|| format!("node {to} has no known address"))?;
         let endpoint = grpc::endpoint(&address).map_err(|error| error.to_string())?;
         let channel = endpoint.connect().await.map_err(|error| error.to_string())?;
+        Ok(RaftTransportClient::new(channel))
+    }
+
+    /// How many chunks the receiver has kept, once it has noticed that the stream broke.
+    async fn kept(&self, job: &SendJob, transfer_id: u64) -> Result<u64, String> {
+        let ask = async {
+            loop {
+                tokio::time::sleep(RESUMPTION_PAUSE).await;
+                let hello = Some(hello(self.identity, job.to_node));
+                let request = wire::SnapshotProgressRequest { hello, transfer_id };
+                let answer = self.connect(job.to_node).await?.snapshot_progress(request).await;
+                let answer = answer.map_err(|status| status.message().to_owned())?.into_inner();
+                if !answer.is_arriving {
+                    return Ok(answer.chunks);
+                }
+            }
+        };
+        let limit = self.settings.stall_timeout;
+        let answer = tokio::time::timeout(limit.get(), ask).await;
+        answer.map_err(|_| format!("the receiver did not answer for {limit}"))?
+    }
+
+    /// Sends the snapshot from a chunk on, and waits until it is installed.
+    async fn stream(
+        &self,
+        job: &Arc<SendJob>,
+        transfer_id: u64,
+        first_chunk: u64,
+    ) -> Result<(), Failure> {
+        let mut client = self.connect(job.to_node).await.map_err(Failure::of)?;
         let progress = Arc::new(Mutex::new(Progress { last: Instant::now(), ended: false }));
-        let header = self.header(&job);
+        let header = self.header(job, transfer_id, first_chunk);
         let (parts, receiver) = mpsc::channel(CHUNKS_AHEAD);
         // However this ends, the reader ends with it.
         let stop = CancellationToken::new();
         let guard = stop.clone().drop_guard();
-        let reader = tokio::task::spawn_blocking(move || read(&job, &parts, &stop));
+        let read_job = Arc::clone(job);
+        let reader =
+            tokio::task::spawn_blocking(move || read(&read_job, first_chunk, &parts, &stop));
         let stream = paced(header, receiver, Arc::clone(&self.throttle), Arc::clone(&progress));
-        let mut client = RaftTransportClient::new(channel);
         let call = client.snapshot(stream);
         let receipt = tokio::select! {
-            receipt = call => receipt.map_err(|status| status.message().to_owned()),
-            stalled = self.watch(&progress) => Err(stalled),
+            receipt = call => receipt.map_err(|status| {
+                let all_sent = progress.lock().ended;
+                let end = if is_broken(&status) { End::Broken { all_sent } } else { End::Final };
+                Failure { reason: status.message().to_owned(), end }
+            }),
+            stalled = self.watch(&progress) => Err(Failure::of(stalled)),
         };
         drop(guard);
         // What the reader met says more than the receiver's complaint about a missing end.
-        let read = reader.await.map_err(|_| "reading the range panicked".to_owned())?;
+        let read =
+            reader.await.map_err(|_| Failure::of("reading the range panicked".to_owned()))?;
         let receipt = match (read, receipt) {
             (Ok(()), receipt) => receipt?.into_inner(),
-            (Err(_), Err(error)) => return Err(error),
-            (Err(error), Ok(_)) => return Err(error),
+            (Err(_), Err(failure)) => return Err(failure),
+            (Err(error), Ok(_)) => return Err(Failure::of(error)),
         };
         if !receipt.installed {
-            timer.stop_and_discard();
-            return Err(format!("the receiver did not take it: {}", receipt.reason));
+            return Err(Failure::of(format!("the receiver did not take it: {}", receipt.reason)));
         }
-        timer.observe_duration();
         Ok(())
     }
 
@@ -145,7 +231,7 @@ impl Sender {
         }
     }
 
-    fn header(&self, job: &SendJob) -> wire::SnapshotPart {
+    fn header(&self, job: &SendJob, transfer_id: u64, first_chunk: u64) -> wire::SnapshotPart {
         let range = &job.descriptor;
         let mut message = encode_parts(
             self.identity.node_id,
@@ -162,6 +248,8 @@ impl Sender {
             format: FORMAT,
             range: Some(range.as_ref().into()),
             message: Some(message),
+            transfer_id,
+            first_chunk,
         }))
     }
 }
@@ -170,9 +258,10 @@ fn part(part: Part) -> wire::SnapshotPart {
     wire::SnapshotPart { part: Some(part) }
 }
 
-/// Reads the whole range, on a thread that may block.
+/// Reads the whole range, on a thread that may block, and sends its chunks from one on.
 fn read(
     job: &SendJob,
+    first_chunk: u64,
     parts: &mpsc::Sender<wire::SnapshotPart>,
     stop: &CancellationToken,
 ) -> Result<(), String> {
@@ -186,7 +275,12 @@ fn read(
         })
     };
     let Totals { chunks, bytes, checksum } =
-        chunk::read_range(job.data.as_ref(), &job.descriptor, |chunk| send(Part::Chunk(chunk)))?;
+        chunk::read_range(job.data.as_ref(), &job.descriptor, |chunk| {
+            if chunk.sequence < first_chunk {
+                return !stop.is_cancelled();
+            }
+            send(Part::Chunk(chunk))
+        })?;
     if send(Part::End(wire::SnapshotEnd { chunks, bytes, checksum })) {
         Ok(())
     } else {

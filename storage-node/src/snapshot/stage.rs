@@ -51,6 +51,11 @@ impl Staging {
             .map_err(|error| failed(&self.path, &error))
     }
 
+    /// How many chunks it holds.
+    pub fn chunks_count(&self) -> u64 {
+        self.verifier.totals().chunks
+    }
+
     /// Makes the folder durable, if it is what the sender says it sent.
     pub fn finish(mut self, totals: Totals) -> Result<Whole, String> {
         if self.verifier.totals() != totals {

@@ -38,6 +38,8 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+mod resume;
+
 const LIMIT: Duration = Duration::from_secs(30);
 const RANGE: RangeId = RangeId(5);
 const FROM: ReplicaId = ReplicaId(11);
@@ -329,6 +331,7 @@ struct Pair {
     target: Arc<dyn Engine>,
     sender: Arc<SnapshotWorker>,
     store: Arc<Store>,
+    addresses: Arc<AddressBook>,
     address: String,
     cancel: CancellationToken,
     server: tokio::task::JoinHandle<()>,
@@ -375,7 +378,7 @@ impl Pair {
                 .await
                 .expect("serves");
         });
-        Self { dir, source, target, sender, store, address, cancel, server }
+        Self { dir, source, target, sender, store, addresses, address, cancel, server }
     }
 
     async fn send(&self) -> bool {
@@ -467,6 +470,8 @@ fn header(from: Identity) -> wire::SnapshotPart {
             format: super::chunk::FORMAT,
             range: Some((&descriptor()).into()),
             message: Some(message),
+            transfer_id: 1,
+            first_chunk: 0,
         })),
     }
 }

@@ -280,7 +280,6 @@ impl ApplyThread {
             .write(&self.batch, durability)
             .map_err(|error| format!("cannot write to the data store: {error}"))?;
         self.batch.clear();
-        self.shared.applied_batches.fetch_add(1, Ordering::Relaxed);
         let mut notices = Vec::with_capacity(self.progress.len());
         for (range_id, progress) in self.progress.drain() {
             let Some(owned) = self.ranges.get(&range_id) else { continue };
@@ -304,6 +303,8 @@ impl ApplyThread {
                 removed: owned.removed,
             });
         }
+        // After the indexes: log upkeep reads them once it has seen that this has grown.
+        self.shared.applied_batches.fetch_add(1, Ordering::Release);
         for (replies, result) in self.answers.drain(..) {
             for reply in replies {
                 reply(result.clone());

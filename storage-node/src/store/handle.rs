@@ -380,6 +380,12 @@ impl ReplicaHandle {
         self.worker.try_send(Task::Replica { range_id: self.range_id, input })
     }
 
+    /// It can be looked at from now on: whoever was told of it before did not find it.
+    pub(super) fn list_anew(&self) {
+        self.reporter.seen();
+        self.reporter.changed();
+    }
+
     /// Its status; from now on it is listed again once that changes.
     pub(super) fn look(&self) -> ReplicaStatus {
         self.reporter.seen();

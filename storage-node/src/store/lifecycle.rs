@@ -113,6 +113,7 @@ impl Worker {
         self.touched.insert(range_id);
         if !applier.descriptor.replicas.is_empty() {
             self.shared.registry.write().insert(range_id, Arc::clone(&handle));
+            handle.list_anew();
             self.register_applier(applier, handle);
             self.shared.changed.notify_waiters();
         }
@@ -446,6 +447,7 @@ impl Worker {
         self.shared.snapshots.finish(range_id);
         handle.note_applied(applier.applied.index, applier.largest_commit, &applier.descriptor);
         self.shared.registry.write().insert(range_id, Arc::clone(&handle));
+        handle.list_anew();
         // From here on its keys are seen to be taken.
         drop(claim);
         tracing::info!(%range_id, %replica_id, index = applier.applied.index, "installed a snapshot");

@@ -59,9 +59,10 @@ pub fn load_all(
 
 fn remove_unknown_logs(log: &dyn RaftLog, known: &HashSet<ReplicaId>) -> Result<(), String> {
     let unknown = log.replicas().into_iter().filter(|replica_id| !known.contains(replica_id));
-    // One that knew nothing may have voted, and must not vote again in that term.
+    // One that knew nothing may have voted, and must not vote again in that term; or have answered a
+    // leader, and so made a promise.
     let leftover = unknown.filter(|replica_id| match log.load(*replica_id) {
-        Ok(state) => !state.is_some_and(|state| state.last_index == 0 && has_voted(&state)),
+        Ok(state) => !state.is_some_and(|state| state.last_index == 0 && has_spoken(&state)),
         Err(error) => {
             tracing::warn!(%replica_id, %error, "removing a damaged log that belongs to no replica");
             true
@@ -74,8 +75,8 @@ fn remove_unknown_logs(log: &dyn RaftLog, known: &HashSet<ReplicaId>) -> Result<
     log.write(LogWrite { changes }, true).map_err(|error| error.to_string())
 }
 
-fn has_voted(state: &LogState) -> bool {
-    state.hard_state.vote != raft::INVALID_ID
+fn has_spoken(state: &LogState) -> bool {
+    state.hard_state.vote != raft::INVALID_ID || state.hard_state.term > 0
 }
 
 /// The log begins anew where the applied state ends. Term and vote stay.

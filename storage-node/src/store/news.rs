@@ -61,6 +61,7 @@ mod tests {
         assert_eq!(news.take(), [RangeId(7)]);
         reporter.changed();
         assert_eq!(news.take(), [], "nobody looked at what was taken before");
+        // Nobody could look, because it was not there yet: listed anew once it is.
         reporter.seen();
         reporter.changed();
         news.gone(RangeId(8));

@@ -62,7 +62,9 @@ impl Worker {
         now: MonotonicTime,
     ) -> Result<(), String> {
         let (range_id, replica_id) = (applier.descriptor.range_id, applier.replica_id);
-        let mut newborn = true;
+        // A message may have made it before a restart.
+        let stored = self.shared.log.load(replica_id).map_err(|error| error.to_string())?;
+        let mut newborn = stored.is_none();
         if let Some(hosted) = self.replicas.get_mut(&range_id) {
             if hosted.core.replica_id > replica_id {
                 // A later replica was made by a message of its leader, which proves that this one

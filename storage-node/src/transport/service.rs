@@ -105,4 +105,11 @@ impl RaftTransport for RaftTransportService {
             () = self.cancel.cancelled() => Err(Status::unavailable("the node is stopping")),
         }
     }
+
+    async fn snapshot_progress(
+        &self,
+        request: Request<wire::SnapshotProgressRequest>,
+    ) -> Result<Response<wire::SnapshotProgressResponse>, Status> {
+        self.snapshots.progress(request.get_ref()).map(Response::new)
+    }
 }

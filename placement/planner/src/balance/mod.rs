@@ -10,7 +10,7 @@ use crate::planning::Planning;
 const TOLERANCE_DIVISOR: u64 = 20;
 
 /// Most leaderships that one plan takes from, or gives to, one node for balance.
-const TRANSFERS_PER_NODE_MAX: usize = 8;
+pub(crate) const TRANSFERS_PER_NODE_MAX: usize = 8;
 
 /// What an even spread is, compared without fractions.
 #[derive(Clone, Copy)]
