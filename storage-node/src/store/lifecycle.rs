@@ -112,7 +112,7 @@ impl Worker {
         self.replicas.insert(range_id, Hosted::new(core, Arc::clone(&handle)));
         self.touched.insert(range_id);
         if !applier.descriptor.replicas.is_empty() {
-            self.shared.registry.write().insert(range_id, Arc::clone(&handle));
+            self.shared.registry.write().insert(Arc::clone(&handle));
             handle.list_anew();
             self.register_applier(applier, handle);
             self.shared.changed.notify_waiters();
@@ -185,9 +185,7 @@ impl Worker {
             return Err("a split made its replica, which is about to come".to_owned());
         }
         let registry = self.shared.registry.read();
-        let overlap = registry.values().find(|handle| {
-            handle.range_id() != range_id && handle.descriptor().span.overlaps(span)
-        });
+        let overlap = registry.overlapping(span).find(|handle| handle.range_id() != range_id);
         match overlap {
             Some(other) => Err(format!("its keys overlap those of range {}", other.range_id())),
             None => Ok(()),
@@ -273,11 +271,9 @@ impl Worker {
                 .then(|| Arc::clone(hosted.core.descriptor())),
             None => {
                 let registry = self.shared.registry.read();
-                let mut ranges = registry.values().map(|handle| handle.descriptor());
-                ranges.find(|range| {
-                    range.span.contains(&inbound.span.start)
-                        && range.epoch.version > inbound.epoch.version
-                })
+                let first_key = Span::of_key(&inbound.span.start);
+                let mut ranges = registry.overlapping(&first_key).map(|it| it.descriptor());
+                ranges.find(|range| range.epoch.version > inbound.epoch.version)
             }
         };
         if let Some(proof) = proof {
@@ -340,7 +336,7 @@ impl Worker {
         {
             hosted.stop();
         }
-        self.shared.registry.write().remove(&range_id);
+        self.shared.registry.write().remove(range_id);
         self.shared.news.gone(range_id);
         self.shared.changed.notify_waiters();
         tracing::info!(%range_id, %replica_id, "the replica was removed from this node");
@@ -446,7 +442,7 @@ impl Worker {
         // From here on a log that ends before the applied index is damage again.
         self.shared.snapshots.finish(range_id);
         handle.note_applied(applier.applied.index, applier.largest_commit, &applier.descriptor);
-        self.shared.registry.write().insert(range_id, Arc::clone(&handle));
+        self.shared.registry.write().insert(Arc::clone(&handle));
         handle.list_anew();
         // From here on its keys are seen to be taken.
         drop(claim);

@@ -63,8 +63,8 @@ pub(super) fn round(
     let applied: IdMap<RangeId, u64> = shared
         .registry
         .read()
-        .iter()
-        .map(|(range_id, handle)| (*range_id, handle.applied_index()))
+        .handles()
+        .map(|handle| (handle.range_id(), handle.applied_index()))
         .collect();
     shared.engine.sync_wal().map_err(|error| format!("cannot sync the data store: {error}"))?;
     let mut parts: Vec<IdMap<RangeId, u64>> = workers.iter().map(|_| IdMap::default()).collect();

@@ -133,7 +133,7 @@ impl ApplyThread {
         range_state::absorb(self.engine.as_ref(), &mut self.batch, left, right)?;
         self.progress.entry(left).or_default().boundary = true;
         self.answers.push((merge.replies, Ok(())));
-        let replica = self.shared.registry.read().get(&right_range.range_id).cloned();
+        let replica = self.shared.registry.read().get(right_range.range_id).cloned();
         if let Some(bytes) = replica.and_then(|replica| replica.size_bytes()) {
             handle.add_bytes(usize::try_from(bytes).unwrap_or(usize::MAX));
         }
@@ -164,7 +164,7 @@ impl Worker {
             .shared
             .registry
             .read()
-            .values()
+            .overlapping(span)
             .map(|handle| handle.descriptor())
             .filter(|range| {
                 range.range_id != range_id

@@ -18,6 +18,7 @@ mod news;
 mod peers;
 mod raft_logger;
 mod range_state;
+mod registry;
 pub mod settings;
 mod shared;
 mod size;
@@ -84,30 +85,26 @@ impl Store {
     /// The replica of a range on this node, once it is initialised.
     #[must_use]
     pub fn replica(&self, range_id: RangeId) -> Option<Arc<ReplicaHandle>> {
-        self.shared.registry.read().get(&range_id).cloned()
+        self.shared.registry.read().get(range_id).cloned()
     }
 
     /// The ranges of this node that overlap a span.
     #[must_use]
     pub fn overlapping(&self, span: &Span) -> Vec<RangeDescriptor> {
         let registry = self.shared.registry.read();
-        let descriptors = registry.values().map(|handle| handle.descriptor());
-        descriptors
-            .filter(|range| range.span.overlaps(span))
-            .map(|range| (*range).clone())
-            .collect()
+        registry.overlapping(span).map(|handle| (*handle.descriptor()).clone()).collect()
     }
 
     /// Every replica at a glance. There may be very many: not for anything that is done often.
     #[must_use]
     pub fn statuses(&self) -> Vec<ReplicaStatus> {
-        self.shared.registry.read().values().map(|handle| handle.status()).collect()
+        self.shared.registry.read().handles().map(|handle| handle.status()).collect()
     }
 
     /// All ranges with a replica here.
     #[must_use]
     pub fn range_ids(&self) -> Vec<RangeId> {
-        self.shared.registry.read().keys().copied().collect()
+        self.shared.registry.read().handles().map(|handle| handle.range_id()).collect()
     }
 
     /// How many there are.
@@ -134,7 +131,7 @@ impl Store {
     #[must_use]
     pub fn frozen_leaders(&self) -> Vec<(Arc<RangeDescriptor>, Freeze)> {
         let registry = self.shared.registry.read();
-        let frozen = registry.values().filter_map(|handle| {
+        let frozen = registry.handles().filter_map(|handle| {
             let freeze = handle.frozen()?;
             handle.leads().then(|| (handle.descriptor(), freeze))
         });

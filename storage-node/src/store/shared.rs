@@ -2,10 +2,10 @@
 
 use super::applier::ApplyTask;
 use super::claims::Claims;
-use super::handle::ReplicaHandle;
 use super::merges::Call;
 use super::news::News;
 use super::peers::Peers;
+use super::registry::Registry;
 use super::settings::StoreSettings;
 use super::worker::{Task, WorkerSender};
 use super::worker_index;
@@ -19,7 +19,6 @@ use parking_lot::RwLock;
 use prometheus::{Histogram, HistogramOpts, IntGauge};
 use rangedb_engine::Engine;
 use rangedb_types::{MonotonicClock, NodeId, RangeId};
-use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, LazyLock, OnceLock};
 use tokio::sync::{Notify, watch};
@@ -39,7 +38,7 @@ pub struct Shared {
     pub news: Arc<News>,
     /// Write batches of applied entries since the start.
     pub applied_batches: AtomicU64,
-    pub registry: RwLock<BTreeMap<RangeId, Arc<ReplicaHandle>>>,
+    pub registry: RwLock<Registry>,
     pub claims: Arc<Claims>,
     /// When the other nodes were last heard from.
     pub peers: Peers,

@@ -17,7 +17,7 @@ use crossbeam_channel::{Receiver, unbounded};
 use parking_lot::{Mutex, RwLock};
 use rangedb_engine::Engine;
 use rangedb_types::{MonotonicClock, NodeId, RangeId};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
@@ -78,7 +78,7 @@ pub(super) fn assemble(options: StoreOptions) -> Result<Parts, StoreError> {
         changed: Arc::new(Notify::new()),
         news: Arc::default(),
         applied_batches: AtomicU64::new(0),
-        registry: RwLock::new(BTreeMap::new()),
+        registry: RwLock::default(),
         claims: Arc::default(),
         peers: Peers::default(),
         metrics: Metrics::get(),

@@ -101,11 +101,11 @@ impl SteppedStore {
 
     /// The initialised replicas, as the services see them.
     pub fn handles(&self) -> Vec<Arc<ReplicaHandle>> {
-        self.shared.registry.read().values().map(Arc::clone).collect()
+        self.shared.registry.read().handles().map(Arc::clone).collect()
     }
 
     pub fn handle(&self, range_id: RangeId) -> Option<Arc<ReplicaHandle>> {
-        self.shared.registry.read().get(&range_id).map(Arc::clone)
+        self.shared.registry.read().get(range_id).map(Arc::clone)
     }
 
     /// Every replica that the Raft threads drive.
