@@ -310,6 +310,7 @@ impl Handle for FaultHandle {
         match behaviour {
             SyncBehaviour::Honest => *journal = Journal::default(),
             SyncBehaviour::Slow(time) => {
+                // tidy: a disk that takes its time is what it plays.
                 std::thread::sleep(time);
                 *journal = Journal::default();
             }

@@ -66,6 +66,7 @@ async fn what_nobody_goes_on_with_is_dropped() {
     assert!(!pair.send().await);
     timeout(LIMIT, async {
         while pair.staged() > 0 {
+            // tidy: the condition is a folder, within the limit.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     })
