@@ -2,7 +2,7 @@
 
 use super::chunk::{ChunkRef, FORMAT, Totals};
 use super::metrics::{Metrics, failed};
-use super::parked::{Parked, Parking};
+use super::parked::{Arriving, Parked, Parking};
 use super::stage::{Staging, Whole};
 use super::{SnapshotReceiver, SnapshotSettings, StagedSnapshot};
 use crate::raft_log::LogPosition;
@@ -31,12 +31,14 @@ pub struct SnapshotInbox {
     parking: Arc<Parking>,
 }
 
-/// Where a stream begins.
-struct Start {
+/// A stream that begins.
+struct Arrival {
     announced: StagedSnapshot,
     place: OwnedSemaphorePermit,
     /// What came before its stream broke.
     staging: Option<Staging>,
+    transfer_id: u64,
+    _arriving: Arriving,
 }
 
 impl SnapshotInbox {
@@ -97,45 +99,51 @@ impl SnapshotInbox {
             Part::Header(header) => header,
             _ => return Err(Status::invalid_argument("a snapshot begins with its header")),
         };
-        let Start { announced: mut staged, place, staging } = self.start(&header)?;
-        let _arriving = self.parking.arrives(staged.from_node, header.transfer_id);
+        let arrival = self.start(&header)?;
         let (chunks, receiver) = mpsc::channel(CHUNKS_AHEAD);
-        let (path, descriptor) = (staged.path.clone(), staged.descriptor.clone());
-        let reserve = self.settings.disk_reserve.0;
-        // Ends when `chunks` is dropped, at the latest.
-        let writer = tokio::task::spawn_blocking(move || {
-            write(staging, path, &descriptor, receiver, reserve)
-        });
-        let forwarded = self.forward(parts, chunks).await;
+        let (reserve, parking) = (self.settings.disk_reserve.0, Arc::clone(&self.parking));
+        // Ends when `chunks` is dropped, at the latest. It parks what came by itself: when a connection
+        // breaks, nobody may be left who waits here.
+        let writer =
+            tokio::task::spawn_blocking(move || write(arrival, receiver, reserve, &parking));
+        let forwarded = self.forward(parts, &chunks).await;
+        if forwarded.as_ref().is_err_and(|status| !is_broken(status)) {
+            // If the writer has ended, it has dropped it already.
+            let _ = chunks.send(Staged::Refused).await;
+        }
+        drop(chunks);
         let written = writer.await.map_err(|_| Status::internal("staging panicked"))?;
         // If the writer failed, that is why forwarding ended.
         match (written, forwarded) {
-            (Ok(Written::Whole(whole)), Ok(())) => staged.path = whole.keep(),
-            (Ok(Written::Part(staging)), Err(status)) => {
-                if is_broken(&status) {
-                    let parked = Parked { staging, announced: staged, place };
-                    self.parking.park(header.transfer_id, parked);
-                }
-                return Err(status);
+            (Ok(Written::Whole { whole, mut announced, place }), Ok(())) => {
+                announced.path = whole.keep();
+                Ok((*announced, place))
             }
-            (Ok(_), Err(status)) => return Err(status),
-            (Ok(Written::Part(_)), Ok(())) => return Err(Status::aborted("it has no end")),
-            (Err(_), Err(status)) if status.code() != tonic::Code::Aborted => return Err(status),
-            (Err(error), _) => return Err(Status::aborted(error)),
+            (Ok(_), Err(status)) => Err(status),
+            (Ok(Written::Part), Ok(())) => Err(Status::aborted("it has no end")),
+            (Err(_), Err(status)) if status.code() != tonic::Code::Aborted => Err(status),
+            (Err(error), _) => Err(Status::aborted(error)),
         }
-        Ok((staged, place))
     }
 
     /// A new snapshot, or the rest of one whose stream broke.
-    fn start(&self, header: &wire::SnapshotHeader) -> Result<Start, Status> {
+    fn start(&self, header: &wire::SnapshotHeader) -> Result<Arrival, Status> {
         let announced = self.announced(header)?;
+        let transfer_id = header.transfer_id;
+        let _arriving = self.parking.arrives(announced.from_node, transfer_id);
         if header.first_chunk > 0 {
             let parked = self.parking.take(announced.from_node, header.transfer_id);
             let parked = parked.filter(|it| it.is_continued_by(&announced, header.first_chunk));
             let Parked { staging, announced, place } = parked.ok_or_else(|| {
                 Status::failed_precondition("nothing of this snapshot was kept; begin again")
             })?;
-            return Ok(Start { announced, place, staging: Some(staging) });
+            return Ok(Arrival {
+                announced,
+                place,
+                staging: Some(staging),
+                transfer_id,
+                _arriving,
+            });
         }
         let free = || Arc::clone(&self.places).try_acquire_owned();
         let place = free().or_else(|_| {
@@ -145,7 +153,7 @@ impl SnapshotInbox {
         let place = place.map_err(|_| {
             Status::resource_exhausted("too many snapshots are being received; try again later")
         })?;
-        Ok(Start { announced, place, staging: None })
+        Ok(Arrival { announced, place, staging: None, transfer_id, _arriving })
     }
 
     async fn next(&self, parts: &mut Streaming<wire::SnapshotPart>) -> Result<Part, Status> {
@@ -161,7 +169,7 @@ impl SnapshotInbox {
     async fn forward(
         &self,
         parts: &mut Streaming<wire::SnapshotPart>,
-        chunks: mpsc::Sender<Staged>,
+        chunks: &mpsc::Sender<Staged>,
     ) -> Result<(), Status> {
         let stopped = |_| Status::aborted("staging stopped");
         loop {
@@ -224,13 +232,19 @@ impl SnapshotInbox {
 enum Staged {
     Chunk(wire::SnapshotChunk),
     End(Totals),
+    /// The sender does what it must not: nothing of it is kept.
+    Refused,
 }
 
 /// What was written of a snapshot.
 enum Written {
-    Whole(Whole),
-    /// The stream broke.
-    Part(Staging),
+    Whole {
+        whole: Whole,
+        announced: Box<StagedSnapshot>,
+        place: OwnedSemaphorePermit,
+    },
+    /// The stream ended too early. If it broke, what came of it is parked.
+    Part,
 }
 
 /// True if a stream ended for no reason of the snapshot's.
@@ -247,22 +261,28 @@ pub(super) fn is_broken(status: &Status) -> bool {
 }
 
 fn write(
-    staging: Option<Staging>,
-    path: PathBuf,
-    range: &RangeDescriptor,
+    arrival: Arrival,
     mut chunks: mpsc::Receiver<Staged>,
     reserve: u64,
+    parking: &Arc<Parking>,
 ) -> Result<Written, String> {
+    // The guard is dropped last, once what came is parked.
+    let Arrival { announced, place, staging, transfer_id, _arriving } = arrival;
+    let path = announced.path.clone();
     let mut staging = match staging {
         Some(staging) => staging,
-        None => Staging::begin(path.clone(), range)?,
+        None => Staging::begin(path.clone(), &announced.descriptor)?,
     };
     check_space(&path, reserve)?;
     let mut unchecked = 0;
     while let Some(next) = chunks.blocking_recv() {
         let chunk = match next {
             Staged::Chunk(chunk) => chunk,
-            Staged::End(totals) => return staging.finish(totals).map(Written::Whole),
+            Staged::End(totals) => {
+                let whole = staging.finish(totals)?;
+                return Ok(Written::Whole { whole, announced: Box::new(announced), place });
+            }
+            Staged::Refused => return Ok(Written::Part),
         };
         unchecked += chunk.entries.len() as u64;
         if unchecked >= SPACE_CHECK_BYTES {
@@ -271,7 +291,8 @@ fn write(
         }
         staging.add(&ChunkRef::from(&chunk))?;
     }
-    Ok(Written::Part(staging))
+    parking.park(transfer_id, Parked { staging, announced, place });
+    Ok(Written::Part)
 }
 
 /// Installing needs about as much again.
