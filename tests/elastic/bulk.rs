@@ -1,6 +1,7 @@
 //! Much data is loaded, spreads over ranges of the size asked for, and leaves nothing behind when it
 //! is deleted.
 
+use crate::nodes::node_id;
 use crate::sizes::whole;
 use anyhow::{Context as _, Result, ensure};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -116,10 +117,8 @@ async fn what_a_dead_node_held_is_copied_elsewhere() -> Result<()> {
     let address = victim.grpc.clone();
     victim.kill()?;
     let died = Instant::now();
-    let nodes = admin::nodes(&client).await?;
-    let dead = nodes.into_iter().find(|node| node.address == address).context("it is known")?;
-    let holds =
-        |range: &&RangeStatus| range.replicas.iter().any(|replica| replica.node_id == dead.node_id);
+    let dead = node_id(&client, &address).await?;
+    let holds = |range: &&RangeStatus| range.replicas.iter().any(|replica| replica.node_id == dead);
     let ranges = admin::ranges(&client).await?;
     let lost: u64 = ranges.iter().filter(holds).map(|range| range.size_bytes).sum();
     wait::until("three live replicas of every range", LIMIT, async || {

@@ -1,5 +1,6 @@
 //! Many ranges that nobody uses cost next to nothing, and are there at once when somebody does.
 
+use crate::sizes::split_at;
 use anyhow::{Context as _, Result, ensure};
 use futures::{StreamExt as _, stream};
 use rangedb_client::Client;
@@ -192,17 +193,7 @@ async fn active(idle: usize) -> Result<Processes> {
     admin::set_config(&client, "range_merge_size", "0B").await?;
     admin::set_config(&client, "range_split_requests_per_second", "0").await?;
     for number in 1..ACTIVE {
-        let key = active_key(number, 0);
-        wait::until("the range is split", LIMIT, async || {
-            let at = Some(At::AtKey(key.clone().into()));
-            let request = SplitRangeRequest { at, ..Default::default() };
-            // The last one may still be under way.
-            let _refused = client.admin().split_range(request).await;
-            let ranges = admin::ranges(&client).await?;
-            ensure!(ranges.iter().any(|range| range.start == key), "{} ranges", ranges.len());
-            Ok(())
-        })
-        .await?;
+        split_at(&client, &active_key(number, 0)).await?;
     }
     if idle > 0 {
         split_into(&client, idle + ACTIVE).await?;

@@ -198,7 +198,7 @@ async fn rid_of_stale_replicas(cluster: &Processes, at: usize, client: &Client) 
     .await
 }
 
-async fn node_id(client: &Client, address: &str) -> Result<u64> {
+pub(crate) async fn node_id(client: &Client, address: &str) -> Result<u64> {
     let nodes = admin::nodes(client).await?;
     let node = nodes.into_iter().find(|node| node.address == address);
     Ok(node.context("the node is not known")?.node_id)

@@ -1,11 +1,11 @@
 //! How long writes wait for a split and for a transfer of leadership.
 
-use crate::sizes::whole;
+use crate::sizes::{split_at, whole};
 use anyhow::{Context as _, Result, ensure};
 use rand::seq::SliceRandom as _;
 use rand::{SeedableRng as _, rngs::StdRng};
 use rangedb_client::Client;
-use rangedb_client::proto::{SplitRangeRequest, TransferLeaderRequest, split_range_request::At};
+use rangedb_client::proto::TransferLeaderRequest;
 use rangedb_tests::logs::PEER_LOST;
 use rangedb_tests::workload::{Plan, percentile_ms};
 use rangedb_tests::{Processes, Shape, Workload, admin, full, rounds, seed, wait};
@@ -53,7 +53,7 @@ async fn splits_and_transfers_hardly_delay_writes() -> Result<()> {
     for prefix in prefixes.iter().take(rounds) {
         wait::let_run(AROUND).await;
         let begun = Instant::now();
-        split(&client, format!("workload/{prefix:02x}").into_bytes()).await?;
+        split_at(&client, format!("workload/{prefix:02x}").as_bytes()).await?;
         wait::let_run(AROUND).await;
         splits.add(&workload, begun);
     }
@@ -110,18 +110,6 @@ async fn transfer(client: &Client) -> Result<()> {
     wait::until("another node leads", LIMIT, async || {
         let range = admin::ranges(client).await?.into_iter().next().context("no range")?;
         ensure!(range.leader_node_id == to_node_id, "node {} leads", range.leader_node_id);
-        Ok(())
-    })
-    .await
-}
-
-/// Cuts the range that holds a key there.
-async fn split(client: &Client, key: Vec<u8>) -> Result<()> {
-    let at = Some(At::AtKey(key.clone().into()));
-    client.admin().split_range(SplitRangeRequest { at, ..Default::default() }).await?;
-    wait::until("the range is split", LIMIT, async || {
-        let ranges = admin::ranges(client).await?;
-        ensure!(ranges.iter().any(|range| *range.start == key), "{} ranges", ranges.len());
         Ok(())
     })
     .await

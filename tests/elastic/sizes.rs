@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use rangedb_client::Client;
+use rangedb_client::proto::{SplitRangeRequest, split_range_request::At};
 use rangedb_tests::logs::PEER_LOST;
 use rangedb_tests::workload::Plan;
 use rangedb_tests::{Processes, Shape, Workload, admin, rounds, seed, wait};
@@ -94,6 +95,20 @@ pub(crate) async fn ranges_are(client: &Client, wanted: impl Fn(usize) -> bool) 
         let count = admin::ranges(client).await?.len();
         ensure!(wanted(count), "{count} ranges");
         Ok(count)
+    })
+    .await
+}
+
+/// Cuts the range that holds a key there.
+pub(crate) async fn split_at(client: &Client, key: &[u8]) -> Result<()> {
+    wait::until("the range is split", LIMIT, async || {
+        let at = Some(At::AtKey(key.to_vec().into()));
+        let request = SplitRangeRequest { at, ..Default::default() };
+        // An earlier one may still be under way.
+        let _refused = client.admin().split_range(request).await;
+        let ranges = admin::ranges(client).await?;
+        ensure!(ranges.iter().any(|range| range.start == key), "{} ranges", ranges.len());
+        Ok(())
     })
     .await
 }
