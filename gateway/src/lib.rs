@@ -27,6 +27,7 @@ mod service;
 mod settings;
 mod validation;
 mod verify;
+mod watch;
 
 pub use server::{Server, ShutdownError, StartError, start};
 pub use service::SEEN_VERSION_METADATA;

@@ -54,6 +54,7 @@ pub struct Metrics {
     pub routes_found: IntCounter,
     pub routes_missed: IntCounter,
     pub routes_fetched: IntCounterVec,
+    pub routes_told: IntCounter,
     pub routes_cached: IntGauge,
     pub node_streams_up: IntGauge,
     pub node_streams_broken: IntCounter,
@@ -112,6 +113,10 @@ impl Metrics {
                 "rangedb_gateway_route_fetches_total",
                 "Lookups at placement.",
                 &["result"],
+            ),
+            routes_told: counter(
+                "rangedb_gateway_routes_told_total",
+                "Outdated routes that placement told of before a request met one.",
             ),
             routes_cached: gauge("rangedb_gateway_routes_cached", "Ranges in the route cache."),
             node_streams_up: gauge(
@@ -233,6 +238,7 @@ mod tests {
             "rangedb_gateway_route_hits_total",
             "rangedb_gateway_route_misses_total",
             "rangedb_gateway_routes_cached",
+            "rangedb_gateway_routes_told_total",
         ];
         assert_eq!(names, expected);
     }

@@ -93,6 +93,7 @@ pub async fn start(settings: Settings) -> Result<Server, StartError> {
     let (reporter, health_service) = tonic_health::server::health_reporter();
     let watch_nodes = Arc::clone(&dispatcher.nodes).watch(Arc::clone(&placement));
     tasks.spawn(watch_nodes);
+    tasks.spawn(Arc::clone(&dispatcher.routes).watch(background.clone()));
     tasks.spawn(readiness::keep_timestamp_recent(Arc::clone(&dispatcher), background.clone()));
     let watch = readiness::watch(Arc::clone(&dispatcher), health.clone(), reporter, stop.clone());
     tasks.spawn(watch);

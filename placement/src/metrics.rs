@@ -77,7 +77,7 @@ pub(crate) static PLAN_SECONDS: LazyLock<Histogram> = LazyLock::new(|| {
     seconds("rangedb_placement_plan_duration_seconds", "How long making one plan took.")
 });
 
-/// `kind`: node | timestamps | watch_nodes | watch_meta
+/// `kind`: node | timestamps | watch_nodes | watch_ranges | watch_meta
 pub(crate) static STREAMS: LazyLock<IntGaugeVec> =
     LazyLock::new(|| gauges("rangedb_placement_streams", "Open streams.", "kind"));
 
@@ -142,7 +142,7 @@ pub(crate) fn show_all() {
     for state in ["up", "suspect", "down"] {
         NODES.with_label_values(&[state]);
     }
-    for kind in ["node", "timestamps", "watch_nodes", "watch_meta"] {
+    for kind in ["node", "timestamps", "watch_nodes", "watch_ranges", "watch_meta"] {
         STREAMS.with_label_values(&[kind]);
     }
     for kind in ["bootstrap", "add_learner", "promote", "remove", "leave_joint"] {

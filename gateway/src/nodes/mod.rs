@@ -9,10 +9,10 @@ pub mod waiter;
 
 pub use link::{Link, Submission};
 
-use crate::backoff::Backoff;
 use crate::metrics::Metrics;
+use crate::watch::{self, Watch};
 use parking_lot::RwLock;
-use rangedb_placement_client::{PlacementClient, placement_client};
+use rangedb_placement_client::{PlacementClient, PlacementRpc};
 use rangedb_proto::internal::v1::data_response;
 use rangedb_proto::internal::v1::{NodeAddresses, WatchNodesRequest};
 use rangedb_types::NodeId;
@@ -20,15 +20,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
-
-/// How long one attempt to open the address watch may take, and the pauses between attempts.
-const WATCH_OPEN_TIMEOUT: Duration = Duration::from_secs(2);
-const WATCH_RETRY_FIRST: Duration = Duration::from_millis(50);
-const WATCH_RETRY_LONGEST: Duration = Duration::from_secs(1);
+use tonic::{Response, Status, Streaming};
 
 /// How one request to a node ended.
 #[derive(Debug)]
@@ -52,6 +47,26 @@ pub struct LinkLimits {
     pub bytes_max: usize,
     /// Silence, while answers are due, after which the stream is given up.
     pub stall_timeout: Duration,
+}
+
+/// The address book, following placement.
+struct AddressWatch(Arc<Nodes>);
+
+impl Watch for AddressWatch {
+    type Message = NodeAddresses;
+
+    const NAME: &'static str = "addresses of nodes";
+
+    async fn open(
+        &self,
+        mut rpc: PlacementRpc,
+    ) -> Result<Response<Streaming<NodeAddresses>>, Status> {
+        rpc.watch_nodes(WatchNodesRequest {}).await
+    }
+
+    fn take_in(&mut self, list: NodeAddresses) {
+        self.0.apply(&list);
+    }
 }
 
 /// One storage node.
@@ -117,59 +132,8 @@ impl Nodes {
 
     /// Follows placement's list of nodes until cancelled. While placement is away the last list stays.
     pub async fn watch(self: Arc<Self>, placement: Arc<PlacementClient>) {
-        let mut backoff = Backoff::new(WATCH_RETRY_FIRST, WATCH_RETRY_LONGEST);
-        loop {
-            let heard = tokio::select! {
-                () = self.cancel.cancelled() => return,
-                heard = self.follow(&placement) => heard,
-            };
-            if heard {
-                backoff = Backoff::new(WATCH_RETRY_FIRST, WATCH_RETRY_LONGEST);
-            }
-            tokio::select! {
-                () = self.cancel.cancelled() => return,
-                () = tokio::time::sleep(backoff.pause()) => {}
-            }
-        }
-    }
-
-    /// One watch stream, to its end. True if at least one list came.
-    async fn follow(&self, placement: &PlacementClient) -> bool {
-        let deadline = Instant::now() + WATCH_OPEN_TIMEOUT;
-        let channel = match placement.leader_channel(deadline).await {
-            Ok(channel) => channel,
-            Err(error) => {
-                tracing::debug!(%error, "no leader of placement for the address watch");
-                return false;
-            }
-        };
-        let mut rpc = placement_client(channel);
-        let opened = tokio::time::timeout_at(deadline, rpc.watch_nodes(WatchNodesRequest {})).await;
-        let mut lists = match opened {
-            Ok(Ok(lists)) => lists.into_inner(),
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "placement refused the address watch");
-                placement.leader_failed();
-                return false;
-            }
-            Err(_) => {
-                placement.leader_failed();
-                return false;
-            }
-        };
-        let mut heard = false;
-        loop {
-            match lists.message().await {
-                Ok(Some(list)) => {
-                    heard = true;
-                    self.apply(&list);
-                }
-                Ok(None) | Err(_) => {
-                    placement.leader_failed();
-                    return heard;
-                }
-            }
-        }
+        let cancel = self.cancel.clone();
+        watch::watch(AddressWatch(self), &placement, &cancel).await;
     }
 
     /// Makes the address book equal to the list.

@@ -83,7 +83,7 @@ impl RouteCache {
     /// Takes in a descriptor, and who leads it if the source knows. False if something newer is
     /// known already.
     pub fn insert(&mut self, descriptor: RangeDescriptor, leader: Option<NodeId>) -> bool {
-        let overlapping = self.overlapping(&descriptor.span);
+        let overlapping: Vec<_> = self.overlapping(&descriptor.span).cloned().collect();
         let mut inherited = None;
         for route in &overlapping {
             let known = &route.descriptor;
@@ -121,7 +121,20 @@ impl RouteCache {
         true
     }
 
-    fn overlapping(&self, span: &Span) -> Vec<Arc<Route>> {
+    /// True if a cached route is older than this descriptor of its keys.
+    #[must_use]
+    pub fn is_outdated_by(&self, descriptor: &RangeDescriptor) -> bool {
+        self.overlapping(&descriptor.span).any(|route| {
+            let known = &route.descriptor;
+            if known.range_id == descriptor.range_id {
+                descriptor.epoch.newer_than(known.epoch)
+            } else {
+                descriptor.epoch.version > known.epoch.version
+            }
+        })
+    }
+
+    fn overlapping<'a>(&'a self, span: &'a Span) -> impl Iterator<Item = &'a Arc<Route>> {
         let upper = if span.end.is_empty() {
             Bound::Unbounded
         } else {
@@ -132,8 +145,6 @@ impl RouteCache {
             .rev()
             .map(|(_, route)| route)
             .take_while(|route| route.descriptor.span.overlaps(span))
-            .cloned()
-            .collect()
     }
 
     /// Second chance ("clock"): the first route after the hand that was not used since the hand
@@ -227,6 +238,17 @@ mod tests {
         assert!(!cache.insert(range(1, "", "", 1, 1), None), "the parent is older");
         assert!(!cache.insert(range(1, "", "m", 1, 9), None));
         assert_eq!(at(&cache, "z"), Some(2));
+    }
+
+    #[test]
+    fn only_what_is_cached_is_outdated_by_news() {
+        let mut cache = RouteCache::new(10);
+        cache.insert(range(1, "g", "m", 3, 1), None);
+        assert!(!cache.is_outdated_by(&range(2, "m", "", 9, 1)), "nobody asked for it");
+        assert!(!cache.is_outdated_by(&range(1, "g", "m", 3, 1)));
+        assert!(!cache.is_outdated_by(&range(3, "a", "h", 2, 9)));
+        assert!(cache.is_outdated_by(&range(1, "g", "m", 3, 2)));
+        assert!(cache.is_outdated_by(&range(3, "a", "h", 4, 1)));
     }
 
     #[test]

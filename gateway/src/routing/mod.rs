@@ -6,6 +6,7 @@
 
 mod cache;
 mod route;
+mod watch;
 
 pub use cache::RouteCache;
 pub use route::Route;
@@ -23,6 +24,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// Routes asked for in one lookup.
 const LOOKUP_ROUTES_MAX: u32 = 256;
@@ -244,6 +246,26 @@ impl Routes {
         }
         self.metrics.routes_cached.set(i64::try_from(cache.len()).unwrap_or(i64::MAX));
         end
+    }
+
+    /// Follows placement's changes of ranges until cancelled.
+    pub async fn watch(self: Arc<Self>, cancel: CancellationToken) {
+        let placement = Arc::clone(&self.placement);
+        crate::watch::watch(watch::RouteWatch::new(self), &placement, &cancel).await;
+    }
+
+    /// Placement says that these ranges changed.
+    fn changed(&self, routes: impl Iterator<Item = Route>) {
+        let mut cache = self.cache.write();
+        // All are looked at before any is taken in: the first part of a range that was cut into three
+        // leaves nothing of the last one that could be outdated.
+        let news: Vec<_> = routes.filter(|route| cache.is_outdated_by(&route.descriptor)).collect();
+        for route in news {
+            self.metrics.routes_told.inc();
+            let leader = route.leader();
+            cache.insert(route.descriptor, leader);
+        }
+        self.metrics.routes_cached.set(i64::try_from(cache.len()).unwrap_or(i64::MAX));
     }
 
     /// Takes in a descriptor that a replica answered with. False if something newer was known.

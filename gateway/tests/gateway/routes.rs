@@ -26,6 +26,33 @@ async fn an_epoch_mismatch_teaches_the_new_ranges() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_split_that_placement_tells_of_costs_no_request() {
+    let fake = Fake::start(3).await;
+    let server = fake.gateway(fake.settings()).await;
+    let client = client(&server).await;
+    client.put("k", "1").await.unwrap();
+    let told = || {
+        let families = prometheus::gather();
+        let told = families.iter().find(|f| f.get_name() == "rangedb_gateway_routes_told_total");
+        told.map_or(0.0, |family| family.get_metric()[0].get_counter().get_value())
+    };
+    let before = told();
+    until("the watch is open", async || fake.store.changes.receiver_count() > 0).await;
+    let lookups = fake.store.lookups.load(Ordering::SeqCst);
+    fake.store.split(&["h", "p"]);
+    fake.store.tell_changes();
+    until("the news has come", async || told() >= before + 3.0).await;
+    fake.store.take_requests();
+    for key in ["a", "k", "z"] {
+        client.put(key, "2").await.unwrap();
+    }
+    let asked: Vec<_> = fake.store.take_writes().into_iter().map(|(node, _)| node).collect();
+    assert_eq!(asked, [1, 2, 3], "each leader at once");
+    assert_eq!(fake.store.lookups.load(Ordering::SeqCst), lookups);
+    server.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn not_leader_is_followed_and_remembered() {
     let fake = Fake::start(3).await;
     let server = fake.gateway(fake.settings()).await;

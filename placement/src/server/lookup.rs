@@ -27,7 +27,8 @@ pub(super) fn routes(
     }))
 }
 
-fn route(view: &View, stored: &RangeDescriptor, now: MonotonicTime) -> wire::Route {
+/// The route of a stored range, with its leader if that was heard from lately.
+pub(super) fn route(view: &View, stored: &RangeDescriptor, now: MonotonicTime) -> wire::Route {
     let range = freshest(view, stored);
     let leader = view
         .leader_of(range.range_id, now)

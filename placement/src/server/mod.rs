@@ -14,6 +14,7 @@ mod lookup;
 mod meta_watch;
 mod node;
 mod placement;
+mod range_watch;
 mod refusal;
 mod timestamps;
 

@@ -42,6 +42,7 @@ impl Placement for Services {
     type NodeStream = Answers<wire::NodeCommand>;
     type TimestampsStream = Answers<wire::TimestampBatch>;
     type WatchNodesStream = Answers<wire::NodeAddresses>;
+    type WatchRangesStream = Answers<wire::RangeChanges>;
 
     async fn hello(
         &self,
@@ -143,6 +144,24 @@ impl Placement for Services {
                     sent = outgoing.send(Ok(addresses)) => if sent.is_err() { return },
                     () = office.ended().cancelled() => {}
                 }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+
+    async fn watch_ranges(
+        &self,
+        request: Request<wire::WatchRangesRequest>,
+    ) -> Result<Response<Self::WatchRangesStream>, Status> {
+        let office = self.office()?;
+        let after = request.into_inner().after_revision;
+        let watch = super::range_watch::RangeWatch::new(&office, after)?;
+        let (outgoing, answers) = mpsc::channel(1);
+        let services = self.clone();
+        self.tasks.spawn(async move {
+            let _open = OpenStream::new("watch_ranges");
+            if let Err(status) = watch.serve(&services.consensus, &office, &outgoing).await {
+                let _gone = outgoing.send_timeout(Err(status), super::CALL_TIMEOUT).await;
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))

@@ -251,6 +251,20 @@ impl State {
         self.meta.events_since(prefix, from_revision)
     }
 
+    /// Ranges that were written or removed from a revision on; one may be named more than once.
+    ///
+    /// # Errors
+    /// `Compacted` if some changes are no longer kept.
+    pub fn ranges_changed_since(
+        &self,
+        from_revision: u64,
+    ) -> Result<impl Iterator<Item = RangeId>, Compacted> {
+        let events = self.meta.events_since(RANGES, from_revision)?;
+        Ok(events
+            .into_iter()
+            .filter_map(|event| event.key[RANGES.len()..].parse().ok().map(RangeId)))
+    }
+
     fn stored_setting(&self, name: &str) -> Option<(String, u64)> {
         let (json, version) = self.meta.get(&format!("{CONFIG}{name}"))?;
         let value = serde_json::from_str(json).expect("the state machine can read what it wrote");

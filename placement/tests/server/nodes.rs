@@ -230,6 +230,51 @@ async fn a_node_that_falls_silent_is_suspect_then_down_and_its_range_leaderless(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_split_reaches_those_who_watch_ranges() {
+    let (quorum, leader, range) = with_first_range().await;
+    let client = quorum.client();
+    let watch = async |after_revision| {
+        let open = |mut rpc: PlacementRpc| async move {
+            rpc.watch_ranges(wire::WatchRangesRequest { after_revision }).await
+        };
+        client.call(open, soon()).await.unwrap()
+    };
+    let mut changes = watch(0).await;
+    let first = changes.message().await.unwrap().unwrap();
+    assert!(
+        first.routes.is_empty() && first.revision > 0,
+        "only what comes from now on: {first:?}"
+    );
+
+    let mut left = range.clone();
+    left.epoch.version += 1;
+    left.span.end = b"m".to_vec();
+    let mut right = left.clone();
+    right.range_id.0 += 1_000;
+    right.span = Span { start: b"m".to_vec(), end: Vec::new() };
+    for replica in &mut right.replicas {
+        replica.replica_id.0 += 1_000;
+    }
+    leader.report(&left, 5).await;
+    leader.report(&right, 5).await;
+    let mut told = std::collections::BTreeMap::new();
+    while told.len() < 2 {
+        for route in changes.message().await.unwrap().unwrap().routes {
+            let range = route.range.unwrap();
+            told.insert(range.start.clone(), (range.range_id, route.leader_replica_id));
+        }
+    }
+    let expected = [&left, &right].map(|range| {
+        let leader = range.replicas[0].replica_id.get();
+        (range.span.start.clone().into(), (range.range_id.get(), leader))
+    });
+    assert_eq!(told, expected.into());
+    let again = watch(first.revision).await.message().await.unwrap().unwrap();
+    assert_eq!(again.routes.len(), 2, "a watch that broke misses nothing");
+    quorum.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_cluster_does_not_grow_placements_log() {
     let (quorum, leader, range) = with_first_range().await;
     let client = quorum.client();

@@ -39,6 +39,7 @@ impl Placement for FakePlacement {
     type NodeStream = Answers<wire::NodeCommand>;
     type TimestampsStream = Answers<wire::TimestampBatch>;
     type WatchNodesStream = Answers<wire::NodeAddresses>;
+    type WatchRangesStream = Answers<wire::RangeChanges>;
 
     async fn hello(
         &self,
@@ -86,6 +87,13 @@ impl Placement for FakePlacement {
         _: Request<wire::LookupRangesRequest>,
     ) -> Result<Response<wire::LookupRangesResponse>, Status> {
         Err(Status::unimplemented(""))
+    }
+
+    async fn watch_ranges(
+        &self,
+        _: Request<wire::WatchRangesRequest>,
+    ) -> Result<Response<Self::WatchRangesStream>, Status> {
+        Err(Status::unimplemented("no range changes here"))
     }
 
     async fn watch_nodes(

@@ -110,6 +110,7 @@ impl Placement for Member {
     type NodeStream = Answers<wire::NodeCommand>;
     type TimestampsStream = Answers<wire::TimestampBatch>;
     type WatchNodesStream = Answers<wire::NodeAddresses>;
+    type WatchRangesStream = Answers<wire::RangeChanges>;
 
     async fn hello(
         &self,
@@ -191,6 +192,13 @@ impl Placement for Member {
         _: Request<wire::LookupRangesRequest>,
     ) -> Result<Response<wire::LookupRangesResponse>, Status> {
         Err(Status::unimplemented("not part of these tests"))
+    }
+
+    async fn watch_ranges(
+        &self,
+        _: Request<wire::WatchRangesRequest>,
+    ) -> Result<Response<Self::WatchRangesStream>, Status> {
+        Err(Status::unimplemented("no range changes here"))
     }
 
     async fn watch_nodes(

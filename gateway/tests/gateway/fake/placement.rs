@@ -5,8 +5,8 @@ use futures::stream::{BoxStream, StreamExt as _};
 use rangedb_proto::internal::v1::placement_server::{Placement, PlacementServer};
 use rangedb_proto::internal::v1::{
     AllocateIdsRequest, AllocateIdsResponse, HelloRequest, HelloResponse, LookupRangesRequest,
-    LookupRangesResponse, NodeAddresses, NodeCommand, NodeReport, TimestampBatch, TimestampRequest,
-    WatchNodesRequest,
+    LookupRangesResponse, NodeAddresses, NodeCommand, NodeReport, RangeChanges, TimestampBatch,
+    TimestampRequest, WatchNodesRequest, WatchRangesRequest,
 };
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -42,6 +42,7 @@ impl Placement for FakePlacement {
     type NodeStream = BoxStream<'static, Result<NodeCommand, Status>>;
     type TimestampsStream = BoxStream<'static, Result<TimestampBatch, Status>>;
     type WatchNodesStream = BoxStream<'static, Result<NodeAddresses, Status>>;
+    type WatchRangesStream = BoxStream<'static, Result<RangeChanges, Status>>;
 
     async fn hello(&self, _: Request<HelloRequest>) -> Result<Response<HelloResponse>, Status> {
         self.up()?;
@@ -104,5 +105,14 @@ impl Placement for FakePlacement {
         self.up()?;
         let lists = WatchStream::new(self.store.addresses.subscribe()).map(Ok);
         Ok(Response::new(lists.take_until(self.cancel.clone().cancelled_owned()).boxed()))
+    }
+
+    async fn watch_ranges(
+        &self,
+        _: Request<WatchRangesRequest>,
+    ) -> Result<Response<Self::WatchRangesStream>, Status> {
+        self.up()?;
+        let changes = WatchStream::new(self.store.changes.subscribe()).map(Ok);
+        Ok(Response::new(changes.take_until(self.cancel.clone().cancelled_owned()).boxed()))
     }
 }

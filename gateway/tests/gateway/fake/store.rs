@@ -33,6 +33,15 @@ struct Range {
     leader: u64,
 }
 
+impl Range {
+    fn route(&self) -> wire::Route {
+        wire::Route {
+            range: Some(self.descriptor.clone()),
+            leader_replica_id: self.descriptor.range_id * 10 + self.leader,
+        }
+    }
+}
+
 /// The state behind all fakes.
 pub struct Store {
     ranges: Mutex<Vec<Range>>,
@@ -46,6 +55,7 @@ pub struct Store {
     pub lookups: AtomicUsize,
     pub placement_down: AtomicBool,
     pub addresses: watch::Sender<wire::NodeAddresses>,
+    pub changes: watch::Sender<wire::RangeChanges>,
     nodes: u64,
 }
 
@@ -63,6 +73,7 @@ impl Store {
             lookups: AtomicUsize::new(0),
             placement_down: AtomicBool::new(false),
             addresses: watch::channel(wire::NodeAddresses::default()).0,
+            changes: watch::channel(wire::RangeChanges::default()).0,
             nodes,
         })
     }
@@ -148,12 +159,13 @@ impl Store {
         let ranges = self.ranges.lock();
         let from =
             ranges.iter().filter(|r| r.descriptor.end.is_empty() || *r.descriptor.end > *start);
-        from.take(limit as usize)
-            .map(|range| wire::Route {
-                range: Some(range.descriptor.clone()),
-                leader_replica_id: range.descriptor.range_id * 10 + range.leader,
-            })
-            .collect()
+        from.take(limit as usize).map(Range::route).collect()
+    }
+
+    /// Tells every watcher of all ranges.
+    pub fn tell_changes(&self) {
+        let routes = self.ranges.lock().iter().map(Range::route).collect();
+        self.changes.send_replace(wire::RangeChanges { revision: 2, routes });
     }
 
     /// What a well-behaved node answers.
