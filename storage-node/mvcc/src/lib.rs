@@ -19,6 +19,7 @@ pub mod record;
 mod scan;
 pub mod state;
 mod tombstone;
+pub mod txn;
 mod write;
 
 pub use checksum::{RangeChecksum, checksum};

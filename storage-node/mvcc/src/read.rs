@@ -25,10 +25,20 @@ pub fn get(
     key: &[u8],
     read_ts: Timestamp,
 ) -> Result<Option<Value>> {
-    let mut seek = encode_key(key);
-    if let Some(lock) = snapshot.get(Family::Lock, &seek)? {
+    if let Some(lock) = snapshot.get(Family::Lock, &encode_key(key))? {
         check_lock(key, &lock, read_ts)?;
     }
+    get_committed(snapshot, tombstones, key, read_ts)
+}
+
+/// [`get`] without a look at intents: for who knows that none stands in the way.
+pub(crate) fn get_committed(
+    snapshot: &dyn Snapshot,
+    tombstones: &TombstoneSet,
+    key: &[u8],
+    read_ts: Timestamp,
+) -> Result<Option<Value>> {
+    let mut seek = encode_key(key);
     seek.extend_from_slice(&encode_version(read_ts));
     let found = snapshot.first_version(Family::Write, &seek)?;
     resolve(snapshot, tombstones, key, read_ts, &mut seek, found)

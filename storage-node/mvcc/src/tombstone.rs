@@ -95,6 +95,16 @@ impl TombstoneSet {
         newest.max().is_some_and(|newest| *newest > timestamp)
     }
 
+    /// The newest deletion of any key of a span.
+    #[must_use]
+    pub fn newest_over(&self, span: &Span) -> Option<Timestamp> {
+        let first = self.fragments.partition_point(|fragment| fragment.start <= span.start);
+        let overlapping = self.fragments[first.saturating_sub(1)..]
+            .iter()
+            .take_while(|fragment| span.end.is_empty() || fragment.start < span.end);
+        overlapping.filter_map(|fragment| fragment.deleted_at.first().copied()).max()
+    }
+
     /// Whether the version `commit_ts` of `key` is hidden from a read at `read_ts`.
     #[must_use]
     pub fn hides(&self, key: &[u8], commit_ts: Timestamp, read_ts: Timestamp) -> bool {

@@ -97,6 +97,7 @@ fn reserved(out: &mut String, at: Timestamp) {
     line(out, "range tombstone: no request id, no end", &record.encode());
     let record = LockRecord {
         kind: LockKind::Put,
+        tentative: true,
         start_ts: at,
         min_commit_ts: at.next(),
         lifetime_ms: 3_000,

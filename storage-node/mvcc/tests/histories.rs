@@ -12,12 +12,19 @@
 //! | `put_long K BYTE LENGTH ts=` | a value of that many equal bytes |
 //! | `delete_range START END ts= [id=]` | an END of `-` is unbounded |
 //! | `rollback K ts=` | a rollback mark |
-//! | `lock K ts= [kind=]` · `unlock K` | an intent |
+//! | `lock K ts= [kind=] [least=] [tentative]` · `unlock K` | an intent |
 //! | `get K [ts=]` · `multi_get K… [ts=]` | without `ts=`: the latest |
 //! | `scan START END [ts=] [limit=] [bytes=] [reverse] [keys_only] [pages]` | `pages` follows the resume key |
 //! | `find K id= [above=]` · `find_range START END id= [above=]` | what a retry looks for |
 //! | `fence id= ts=` · `unfence id=` · `fences [now=]` | |
 //! | `split K` · `split_fences` | what a split writes: tombstones cut at K, fences copied |
+//! | `prewrite ID K… [snapshot=] [primary=] [least=] [sequence=] [async]` | firm intents; `k:v` puts, `k!` deletes, `k?` checks |
+//! | `once ID K… at= [snapshot=]` | a commit in one round |
+//! | `acquire ID K… [snapshot=] [sequence=] [least=]` · `firm ID START END [least=]` | tentative intents, made firm |
+//! | `commit ID K… at=` · `abort ID K…` | of single keys |
+//! | `resolve ID START END [at=] [limit=]` | of all keys of a span |
+//! | `status ID PRIMARY [now=] [push=] [roll_back_absent]` · `states ID K… [roll_back_absent]` | |
+//! | `renew ID PRIMARY lifetime=` · `check ID K… [from= to=] snapshot= at=` · `intents START END ts=` | |
 //! | `dump` · `checksum` | every record; whether the checksum changed since the last time |
 
 use bytes::Bytes;
@@ -26,6 +33,7 @@ use rangedb_engine::{
 };
 use rangedb_mvcc::key::{bounds, decode_key, encode_key, split_version, versioned_key};
 use rangedb_mvcc::record::{LockKind, LockRecord, TombstoneRecord, WriteKind, WriteRecord};
+use rangedb_mvcc::txn::ActionError;
 use rangedb_mvcc::{
     Condition, ConditionError, Entry, FenceSet, Mutation, MvccError, ScanOptions, TombstoneSet,
     Value, check_condition, checksum, delete, delete_range, fence, find_delete_range, find_request,
@@ -36,6 +44,9 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
+
+#[path = "histories/transactions.rs"]
+mod transactions;
 
 const RANGE: RangeId = RangeId(1);
 /// What a split makes of its right half.
@@ -52,7 +63,8 @@ struct Words<'a> {
     named: HashMap<&'a str, &'a str>,
 }
 
-const FLAGS: [&str; 4] = ["if_absent", "reverse", "keys_only", "pages"];
+const FLAGS: [&str; 7] =
+    ["if_absent", "reverse", "keys_only", "pages", "tentative", "async", "roll_back_absent"];
 
 impl<'a> Words<'a> {
     fn parse(line: &'a str) -> Self {
@@ -129,6 +141,21 @@ fn error(error: &MvccError) -> String {
     }
 }
 
+fn action_error(error_: &ActionError) -> String {
+    match error_ {
+        ActionError::KeyLocked { key, lock } => {
+            format!("refused: {} is locked by {}", text(key), lock.start_ts)
+        }
+        ActionError::WriteConflict { key, version } => {
+            format!("refused: {} was written @{version}", text(key))
+        }
+        ActionError::Aborted { key } => format!("refused: rolled back at {}", text(key)),
+        ActionError::Committed { version } => format!("refused: committed @{version}"),
+        ActionError::CommitTooEarly { least } => format!("refused: not below {least}"),
+        ActionError::Mvcc(failed) => error(failed),
+    }
+}
+
 impl History {
     fn snapshot(&self) -> (Arc<dyn Snapshot>, TombstoneSet) {
         let snapshot = self.engine.snapshot();
@@ -187,6 +214,10 @@ impl History {
                 self.write(&copies);
                 self.fences(&words, RIGHT)
             }
+            "prewrite" | "once" | "acquire" | "firm" | "commit" | "abort" | "resolve"
+            | "status" | "states" | "renew" | "check" | "intents" => {
+                transactions::run(self, &words).unwrap_or_else(|failed| action_error(&failed))
+            }
             "dump" => self.dump(),
             "checksum" => self.checksum(),
             other => panic!("no such command: {other}"),
@@ -212,11 +243,11 @@ impl History {
                 None | Some("put") => LockKind::Put,
                 Some("delete") => LockKind::Delete,
                 Some("check") => LockKind::Check,
-                Some("pessimistic") => LockKind::Pessimistic,
                 Some(other) => panic!("no such kind: {other}"),
             },
+            tentative: words.has("tentative"),
             start_ts: words.ts(),
-            min_commit_ts: words.ts().next(),
+            min_commit_ts: Timestamp(words.number("least").unwrap_or(words.ts().0)),
             lifetime_ms: 3_000,
             sequence: 1,
             primary: words.key(1).to_vec(),

@@ -1,5 +1,4 @@
-//! Lock family: an undecided transaction's intent on one key. Written by no code yet; the format is
-//! fixed so that a store that holds intents can be told from one that is damaged.
+//! Lock family: an undecided transaction's intent on one key.
 
 use crate::codec::{Reader, put_bytes};
 use crate::{MvccError, Result};
@@ -9,7 +8,8 @@ use rangedb_types::Timestamp;
 const FORMAT: u8 = 1;
 const HAS_SHORT_VALUE: u8 = 1;
 const HAS_SECONDARIES: u8 = 1 << 1;
-const KNOWN_FLAGS: u8 = HAS_SHORT_VALUE | HAS_SECONDARIES;
+const TENTATIVE: u8 = 1 << 2;
+const KNOWN_FLAGS: u8 = HAS_SHORT_VALUE | HAS_SECONDARIES | TENTATIVE;
 
 /// What the transaction wants with the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,14 +20,14 @@ pub enum LockKind {
     Delete,
     /// That nobody else writes it.
     Check,
-    /// That nobody else writes it until the transaction says what it wants. Readers pass.
-    Pessimistic,
 }
 
 /// An intent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LockRecord {
     pub kind: LockKind,
+    /// The transaction is still running: readers pass, and it is made firm before the commit.
+    pub tentative: bool,
     /// Names the transaction; also where its value is in the data family.
     pub start_ts: Timestamp,
     /// The transaction cannot commit below this.
@@ -52,11 +52,11 @@ impl LockRecord {
             LockKind::Put => 1,
             LockKind::Delete => 2,
             LockKind::Check => 3,
-            LockKind::Pessimistic => 4,
         });
         let mut flags = 0;
         flags |= if self.short_value.is_some() { HAS_SHORT_VALUE } else { 0 };
         flags |= if self.secondaries.is_some() { HAS_SECONDARIES } else { 0 };
+        flags |= if self.tentative { TENTATIVE } else { 0 };
         record.push(flags);
         record.extend_from_slice(&self.start_ts.0.to_be_bytes());
         record.extend_from_slice(&self.min_commit_ts.0.to_be_bytes());
@@ -84,7 +84,6 @@ impl LockRecord {
             1 => LockKind::Put,
             2 => LockKind::Delete,
             3 => LockKind::Check,
-            4 => LockKind::Pessimistic,
             _ => return Err(reader.damaged("its kind is unknown")),
         };
         let flags = reader.u8()?;
@@ -114,6 +113,7 @@ impl LockRecord {
         reader.end()?;
         Ok(Self {
             kind,
+            tentative: flags & TENTATIVE != 0,
             start_ts,
             min_commit_ts,
             lifetime_ms,
@@ -127,7 +127,17 @@ impl LockRecord {
     /// Whether a read at `read_ts` must know first what becomes of the transaction.
     #[must_use]
     pub fn blocks_read_at(&self, read_ts: Timestamp) -> bool {
-        matches!(self.kind, LockKind::Put | LockKind::Delete) && self.start_ts <= read_ts
+        !self.tentative
+            && matches!(self.kind, LockKind::Put | LockKind::Delete)
+            && self.start_ts <= read_ts
+            && self.min_commit_ts <= read_ts
+    }
+
+    /// When it dies unless it is renewed, in oracle time.
+    #[must_use]
+    pub fn expires_at(&self) -> Timestamp {
+        let dies = self.start_ts.physical_ms().saturating_add(self.lifetime_ms);
+        Timestamp::new(dies.min(Timestamp::MAX.physical_ms()), 0)
     }
 }
 
@@ -140,8 +150,9 @@ mod tests {
         #[test]
         fn records_come_back(
             kind in prop::sample::select(vec![
-                LockKind::Put, LockKind::Delete, LockKind::Check, LockKind::Pessimistic,
+                LockKind::Put, LockKind::Delete, LockKind::Check,
             ]),
+            tentative: bool,
             start_ts: u64, min_commit_ts: u64, lifetime_ms: u64, sequence: u32,
             primary: Vec<u8>, short_value: Option<Vec<u8>>,
             secondaries in prop::option::of(prop::collection::vec(
@@ -149,6 +160,7 @@ mod tests {
         ) {
             let record = LockRecord {
                 kind,
+                tentative,
                 start_ts: Timestamp(start_ts),
                 min_commit_ts: Timestamp(min_commit_ts),
                 lifetime_ms,
