@@ -92,7 +92,7 @@ impl From<rangedb_client::Error> for Failure {
         let exit = match &error {
             Error::Invalid { .. } | Error::InvalidEndpoint(_) => Exit::Usage,
             Error::Refused { .. } => Exit::Refused,
-            Error::ConditionFailed { .. } => Exit::NotMet,
+            Error::ConditionFailed { .. } | Error::Conflict { .. } => Exit::NotMet,
             Error::Unavailable { .. } | Error::Overloaded { .. } => Exit::Unavailable,
             Error::OutcomeUnknown { .. } => Exit::OutcomeUnknown,
             Error::NotImplemented { .. } | Error::Protocol(_) => Exit::Other,
@@ -111,7 +111,10 @@ pub fn exit_of(status: &Status, effect: Effect) -> Exit {
         Some(match detail.kind.as_ref()? {
             Kind::OutcomeUnknown(_) => Exit::OutcomeUnknown,
             Kind::InvalidRequest(_) => Exit::Usage,
-            Kind::ConditionFailed(_) => Exit::NotMet,
+            Kind::ConditionFailed(_)
+            | Kind::WriteConflict(_)
+            | Kind::KeyLocked(_)
+            | Kind::TransactionAborted(_) => Exit::NotMet,
             Kind::RangeUnavailable(_) | Kind::Overloaded(_) | Kind::PlacementUnavailable(_) => {
                 Exit::Unavailable
             }

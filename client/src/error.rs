@@ -44,6 +44,9 @@ pub enum Error {
     /// The condition of a write does not hold; this is what the key holds instead.
     #[error("the condition does not hold")]
     ConditionFailed { current: Option<Value> },
+    /// Another transaction was faster. Nothing was applied; run the transaction again.
+    #[error("{message}")]
+    Conflict { message: String },
     /// No gateway, leader or placement could be reached in time. Nothing was applied.
     #[error("unavailable, nothing was applied: {message}")]
     Unavailable { message: String },
@@ -72,7 +75,9 @@ impl Error {
     #[must_use]
     pub const fn retry_advice(&self) -> RetryAdvice {
         match self {
-            Self::Unavailable { .. } | Self::Overloaded { .. } => RetryAdvice::Safe,
+            Self::Unavailable { .. } | Self::Overloaded { .. } | Self::Conflict { .. } => {
+                RetryAdvice::Safe
+            }
             Self::OutcomeUnknown { .. } => RetryAdvice::OutcomeUnknown,
             _ => RetryAdvice::Never,
         }
@@ -85,6 +90,7 @@ impl Error {
             Self::Invalid { .. } | Self::InvalidEndpoint(_) => Code::InvalidArgument,
             Self::Refused { .. } => Code::PermissionDenied,
             Self::ConditionFailed { .. } => Code::FailedPrecondition,
+            Self::Conflict { .. } => Code::Aborted,
             Self::Unavailable { .. } => Code::Unavailable,
             Self::Overloaded { .. } => Code::ResourceExhausted,
             Self::OutcomeUnknown { .. } => Code::Unknown,
@@ -154,6 +160,10 @@ fn judge_detail(code: Code, message: &str, detail: &ErrorDetail) -> Option<Verdi
         }
         Some(Kind::Overloaded(_)) => Verdict::NotApplied(Error::Overloaded { message }),
         Some(Kind::OutcomeUnknown(_)) => Verdict::MaybeApplied(message),
+        Some(Kind::WriteConflict(_) | Kind::TransactionAborted(_)) => {
+            Verdict::Final(Error::Conflict { message })
+        }
+        Some(Kind::KeyLocked(_)) => Verdict::NotApplied(Error::Conflict { message }),
         Some(Kind::NotImplemented(_)) => Verdict::Final(Error::NotImplemented { message }),
         Some(Kind::SystemKeyRefused(_)) => Verdict::Final(Error::Refused { message }),
         None => match detail.retry() {

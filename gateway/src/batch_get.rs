@@ -6,7 +6,8 @@
 
 use crate::dispatch::{Call, Dispatcher, Reason, Retry, Verdict};
 use crate::errors::Failure;
-use crate::operation::Operation;
+use crate::operation::{Operation, ReadAt};
+use crate::transaction::Obstacle;
 use bytes::Bytes;
 use futures::future::join_all;
 use rangedb_proto::internal::v1::data_response::Result as Answer;
@@ -39,16 +40,18 @@ pub async fn batch_get(
     let mut missing: Vec<usize> = (0..keys.len()).collect();
     let mut call = Call::new(deadline, patient);
     let mut answer_bytes = 0;
+    let mut obstacle = Obstacle::new(deadline);
+    let mut at = ReadAt::default();
     while !missing.is_empty() {
         let (groups, unrouted) = group(dispatcher, keys, &missing, deadline).await;
         let attempts = groups.into_iter().map(|group| async {
-            let operation =
-                Operation::Get { keys: group.iter().map(|i| keys[*i].clone()).collect() };
+            let keys = group.iter().map(|i| keys[*i].clone()).collect();
+            let operation = Operation::Get { keys, at: at.clone() };
             let (verdict, _) = dispatcher.attempt(&operation, &Call::new(deadline, patient)).await;
             (group, operation, verdict)
         });
         let mut retry = unrouted;
-        let mut cut_short = false;
+        let (mut cut_short, mut locked) = (false, None);
         for (group, operation, verdict) in join_all(attempts).await {
             match verdict {
                 Verdict::Done(Answer::Get(page)) => {
@@ -65,10 +68,18 @@ pub async fn batch_get(
                 Verdict::Done(_) => return Err(unexpected()),
                 Verdict::Failed(failure) => return Err(failure),
                 Verdict::Again(again) => retry = Some((operation, again)),
+                Verdict::Locked(intent) => locked = Some((operation, intent)),
             }
         }
         if answer_bytes > MESSAGE_BYTES_MAX {
             return Err(too_large());
+        }
+        if let Some((mut operation, intent)) = locked {
+            obstacle.pass(dispatcher, &mut operation, &call, &intent).await?;
+            if let Some(now) = operation.read_at() {
+                at = std::mem::take(now);
+            }
+            cut_short = false;
         }
         let before = missing.len();
         missing.retain(|index| values[*index].is_none());
@@ -95,7 +106,7 @@ async fn group(
         let place = crate::operation::Place::At(keys[*index].clone());
         let Ok(route) = dispatcher.routes.find(&place, deadline).await else {
             let retry = Retry { reason: Reason::NoRoute, range_id: RangeId(0), redirected: false };
-            unrouted = Some((Operation::Get { keys: vec![keys[*index].clone()] }, retry));
+            unrouted = Some((Operation::get(vec![keys[*index].clone()]), retry));
             break; // The others may wait for the same lookup; do not wait once for each.
         };
         let group = open.entry(route.descriptor.range_id).or_default();

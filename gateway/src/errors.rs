@@ -36,8 +36,29 @@ pub enum Failure {
         "the outcome of the write is not known; ask CommitStatus or retry with the same request id"
     )]
     OutcomeUnknown { request_id: Bytes, seen: Timestamp },
+    #[error(
+        "the outcome of the transaction is not known; ask CommitStatus with its id and this key"
+    )]
+    TransactionUnknown { id: Timestamp, primary: Bytes },
     #[error("the write was fenced: it did not happen and never will ({message})")]
     Fenced { message: String },
+    /// Somebody wrote the key after the transaction's snapshot.
+    #[error("the key was written at {version}, after the transaction had begun; run it again")]
+    WriteConflict { key: Bytes, version: Timestamp },
+    #[error("the transaction was rolled back; run it again")]
+    Aborted,
+    /// A step of a transaction found it committed.
+    #[error("the transaction was committed at {version}")]
+    Committed { version: Timestamp },
+    /// A step of a transaction has to be repeated at a later timestamp.
+    #[error("the transaction cannot commit below {least}")]
+    CommitTooEarly { least: Timestamp },
+    /// A step of a transaction has to be cut anew: its keys lie in several ranges.
+    #[error("the bounds of its ranges changed meanwhile; try again")]
+    SeveralRanges,
+    /// The other transaction lives longer than this call.
+    #[error("another transaction, {id}, holds the key; nothing was done, try again")]
+    KeyLocked { key: Bytes, id: Timestamp },
     #[error("damaged data was found: {message}")]
     Corrupt { message: String },
     #[error("{message}")]
@@ -62,8 +83,14 @@ impl Failure {
             Self::ConditionFailed { .. } => Code::FailedPrecondition,
             Self::RangeUnavailable { .. } | Self::PlacementUnavailable { .. } => Code::Unavailable,
             Self::Overloaded => Code::ResourceExhausted,
-            Self::OutcomeUnknown { .. } => Code::Unknown,
-            Self::Fenced { .. } => Code::Aborted,
+            Self::OutcomeUnknown { .. } | Self::TransactionUnknown { .. } => Code::Unknown,
+            Self::Fenced { .. }
+            | Self::WriteConflict { .. }
+            | Self::Aborted
+            | Self::KeyLocked { .. } => Code::Aborted,
+            Self::Committed { .. } | Self::CommitTooEarly { .. } | Self::SeveralRanges => {
+                Code::Internal
+            }
             Self::Corrupt { .. } => Code::DataLoss,
             Self::TooLarge { .. } => Code::OutOfRange,
             Self::Internal { .. } => Code::Internal,
@@ -76,8 +103,13 @@ impl Failure {
         match self {
             Self::RangeUnavailable { .. }
             | Self::PlacementUnavailable { .. }
+            | Self::WriteConflict { .. }
+            | Self::Aborted
+            | Self::KeyLocked { .. }
             | Self::Overloaded => RetryAdvice::Safe,
-            Self::OutcomeUnknown { .. } => RetryAdvice::OutcomeUnknown,
+            Self::OutcomeUnknown { .. } | Self::TransactionUnknown { .. } => {
+                RetryAdvice::OutcomeUnknown
+            }
             _ => RetryAdvice::Never,
         }
     }
@@ -109,8 +141,24 @@ impl Failure {
             Self::OutcomeUnknown { request_id, seen } => Kind::OutcomeUnknown(v1::OutcomeUnknown {
                 request_id: request_id.clone(),
                 seen_version: seen.0,
+                ..v1::OutcomeUnknown::default()
             }),
-            Self::NotFound(_)
+            Self::TransactionUnknown { id, primary } => Kind::OutcomeUnknown(v1::OutcomeUnknown {
+                transaction_id: id.0,
+                key: primary.clone(),
+                ..v1::OutcomeUnknown::default()
+            }),
+            Self::WriteConflict { key, version } => {
+                Kind::WriteConflict(v1::WriteConflict { key: key.clone(), version: version.0 })
+            }
+            Self::KeyLocked { key, id } => {
+                Kind::KeyLocked(v1::KeyLocked { key: key.clone(), transaction_id: id.0 })
+            }
+            Self::Aborted => Kind::TransactionAborted(v1::TransactionAborted {}),
+            Self::Committed { .. }
+            | Self::CommitTooEarly { .. }
+            | Self::SeveralRanges
+            | Self::NotFound(_)
             | Self::Fenced { .. }
             | Self::Corrupt { .. }
             | Self::TooLarge { .. }

@@ -25,6 +25,7 @@ mod routing;
 mod server;
 mod service;
 mod settings;
+mod transaction;
 mod validation;
 mod verify;
 mod watch;

@@ -40,14 +40,33 @@ pub enum Place {
 }
 
 /// One operation inside one range.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Operation {
-    Get { keys: Vec<Bytes> },
+    Get { keys: Vec<Bytes>, at: ReadAt },
     Put { key: Bytes, value: Bytes, condition: Option<Condition>, identity: Identity },
     Delete { key: Bytes, condition: Option<Condition>, identity: Identity },
     DeleteRange { start: Bytes, end: Bytes, identity: Identity },
     Scan(Scan),
     CommitStatus { key: Bytes, request_id: Bytes, seen: Timestamp },
+    Action(Action),
+}
+
+/// What a read sees.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReadAt {
+    /// Zero: the latest.
+    pub version: Timestamp,
+    /// Transactions that surely commit above it.
+    pub pass_over: Vec<Timestamp>,
+}
+
+/// A step of a transaction, on keys of one range. It may be repeated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Action {
+    /// The smallest and the greatest key it is about.
+    pub first: Bytes,
+    pub last: Bytes,
+    pub kind: wire::node_action::Kind,
 }
 
 /// One page of a range read.
@@ -60,8 +79,7 @@ pub struct Scan {
     pub bytes_max: u64,
     pub reverse: bool,
     pub keys_only: bool,
-    /// Zero: the latest.
-    pub read_version: Timestamp,
+    pub at: ReadAt,
 }
 
 impl Operation {
@@ -69,7 +87,8 @@ impl Operation {
     #[must_use]
     pub fn place(&self) -> Place {
         match self {
-            Self::Get { keys } => Place::At(keys.first().cloned().unwrap_or_default()),
+            Self::Get { keys, .. } => Place::At(keys.first().cloned().unwrap_or_default()),
+            Self::Action(action) => Place::At(action.first.clone()),
             Self::Put { key, .. } | Self::Delete { key, .. } | Self::CommitStatus { key, .. } => {
                 Place::At(key.clone())
             }
@@ -86,7 +105,7 @@ impl Operation {
             Self::Put { identity, .. }
             | Self::Delete { identity, .. }
             | Self::DeleteRange { identity, .. } => Some(identity),
-            Self::Get { .. } | Self::Scan(_) | Self::CommitStatus { .. } => None,
+            Self::Get { .. } | Self::Scan(_) | Self::CommitStatus { .. } | Self::Action(_) => None,
         }
     }
 
@@ -95,7 +114,8 @@ impl Operation {
     pub fn cost_bytes(&self) -> usize {
         ENVELOPE_BYTES
             + match self {
-                Self::Get { keys } => keys.iter().map(Bytes::len).sum(),
+                Self::Get { keys, .. } => keys.iter().map(Bytes::len).sum(),
+                Self::Action(action) => action.kind.encoded_len(),
                 Self::Put { key, value, .. } => key.len() + value.len(),
                 Self::Delete { key, .. } | Self::CommitStatus { key, .. } => key.len(),
                 Self::DeleteRange { start, end, .. } => start.len() + end.len(),
@@ -108,7 +128,14 @@ impl Operation {
     #[must_use]
     pub fn to_wire(&self, repeated: bool) -> WireOperation {
         match self.clone() {
-            Self::Get { keys } => WireOperation::Get(wire::NodeGet { keys, read_version: 0 }),
+            Self::Get { keys, at } => WireOperation::Get(wire::NodeGet {
+                keys,
+                read_version: at.version.0,
+                pass_over: at.pass_over.iter().map(|id| id.0).collect(),
+            }),
+            Self::Action(action) => {
+                WireOperation::Action(wire::NodeAction { kind: Some(action.kind) })
+            }
             Self::Put { key, value, condition, identity } => WireOperation::Put(wire::NodePut {
                 key,
                 value,
@@ -134,7 +161,8 @@ impl Operation {
                 bytes_max: scan.bytes_max,
                 reverse: scan.reverse,
                 keys_only: scan.keys_only,
-                read_version: scan.read_version.0,
+                read_version: scan.at.version.0,
+                pass_over: scan.at.pass_over.iter().map(|id| id.0).collect(),
             }),
             Self::CommitStatus { key, request_id, seen } => {
                 WireOperation::CommitStatus(wire::NodeCommitStatus {
@@ -143,6 +171,23 @@ impl Operation {
                     seen_version: seen.0,
                 })
             }
+        }
+    }
+}
+
+impl Operation {
+    /// A read of the latest state of some keys.
+    #[must_use]
+    pub fn get(keys: Vec<Bytes>) -> Self {
+        Self::Get { keys, at: ReadAt::default() }
+    }
+
+    /// What a read sees; `None` for anything else.
+    pub const fn read_at(&mut self) -> Option<&mut ReadAt> {
+        match self {
+            Self::Get { at, .. } => Some(at),
+            Self::Scan(scan) => Some(&mut scan.at),
+            _ => None,
         }
     }
 }
@@ -198,7 +243,7 @@ mod tests {
             bytes_max: 1,
             reverse: true,
             keys_only: false,
-            read_version: Timestamp::ZERO,
+            at: ReadAt::default(),
         };
         assert_eq!(Operation::Scan(scan.clone()).place(), Place::Below(scan.end.clone()));
         let forward = Scan { reverse: false, ..scan };

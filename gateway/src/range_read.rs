@@ -7,7 +7,7 @@
 use crate::batch_get::unexpected;
 use crate::dispatch::{Call, Dispatcher};
 use crate::errors::Failure;
-use crate::operation::{Operation, Place, Scan};
+use crate::operation::{Operation, Place, ReadAt, Scan};
 use bytes::Bytes;
 use rangedb_proto::internal::v1::NodeScanResult;
 use rangedb_proto::internal::v1::data_response::Result as Answer;
@@ -101,7 +101,7 @@ impl RangeReader {
             bytes_max: left.page_bytes,
             reverse: left.reverse,
             keys_only: left.keys_only,
-            read_version: self.version,
+            at: ReadAt { version: self.version, pass_over: Vec::new() },
         };
         let call = Call::new(deadline, false);
         let answered = self.dispatcher.execute(&Operation::Scan(scan), call).await?;

@@ -82,7 +82,7 @@ async fn probe(dispatcher: &Arc<Dispatcher>) -> Result<(), String> {
     let key = Bytes::from_static(PROBE_KEY);
     let found = dispatcher.routes.find(&Place::At(key.clone()), deadline).await;
     found.map_err(|error| format!("no route to the first range: {error}"))?;
-    let operation = Operation::Get { keys: vec![key] };
+    let operation = Operation::get(vec![key]);
     match dispatcher.execute(&operation, Call::new(deadline, false)).await {
         Ok(_) => Ok(()),
         Err(failure) => Err(failure.to_string()),

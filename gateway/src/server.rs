@@ -87,7 +87,8 @@ pub async fn start(settings: Settings) -> Result<Server, StartError> {
     let (operations, tasks) = (TaskTracker::new(), TaskTracker::new());
     let placement = PlacementClient::new(settings.placement.clone());
     let timestamps = TimestampClient::start(Arc::clone(&placement), background.clone());
-    let dispatcher = dispatcher(&settings, &placement, &timestamps, &tasks, &background);
+    let dispatcher =
+        dispatcher(&settings, &placement, &timestamps, (&tasks, &operations), &background);
 
     let health = Health::new();
     let (reporter, health_service) = tonic_health::server::health_reporter();
@@ -140,7 +141,7 @@ fn dispatcher(
     settings: &Settings,
     placement: &Arc<PlacementClient>,
     timestamps: &Arc<TimestampClient>,
-    tasks: &TaskTracker,
+    (tasks, operations): (&TaskTracker, &TaskTracker),
     background: &CancellationToken,
 ) -> Arc<Dispatcher> {
     let metrics = Metrics::shared();
@@ -158,7 +159,8 @@ fn dispatcher(
     );
     let routes = Routes::new(Arc::clone(placement), settings.routes_max, Arc::clone(&metrics));
     let timestamps = Arc::clone(timestamps);
-    Dispatcher::new(routes, nodes, timestamps, metrics, settings.attempt_timeout.get())
+    let attempt_timeout = settings.attempt_timeout.get();
+    Dispatcher::new(routes, nodes, timestamps, metrics, operations.clone(), attempt_timeout)
 }
 
 fn service_limits(settings: &Settings) -> ServiceLimits {

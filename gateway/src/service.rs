@@ -98,7 +98,7 @@ impl KeyValueService {
         let request = request.into_inner();
         validation::key("key", &request.key)?;
         validation::read_context(request.context.as_ref())?;
-        match self.execute(&Operation::Get { keys: vec![request.key] }, deadline).await? {
+        match self.execute(&Operation::get(vec![request.key]), deadline).await? {
             Answer::Get(mut page) => page.values.pop().map(get_response).ok_or_else(unexpected),
             _ => Err(unexpected()),
         }

@@ -56,13 +56,14 @@ async fn start(
         let route = found
             .map_err(|error| Failure::PlacementUnavailable { why: error.to_string() })?
             .ok_or_else(|| Failure::NotFound(format!("there is no range {range}")))?;
-        let operation =
-            Operation::Get { keys: vec![Bytes::copy_from_slice(&route.descriptor.span.start)] };
+        let operation = Operation::get(vec![Bytes::copy_from_slice(&route.descriptor.span.start)]);
         let retry = match start_once(dispatcher, &route, &operation, check_id, deadline).await {
             Ok(descriptor) => return Ok(descriptor),
             Err(Verdict::Failed(failure)) => return Err(failure),
             Err(Verdict::Again(retry)) => retry,
-            Err(Verdict::Done(_)) => return Err(crate::batch_get::unexpected()),
+            Err(Verdict::Done(_) | Verdict::Locked(_)) => {
+                return Err(crate::batch_get::unexpected());
+            }
         };
         dispatcher.prepare(&operation, &mut call, retry).await?;
     }

@@ -15,6 +15,7 @@ pub mod snapshot;
 pub mod split;
 pub mod store;
 pub mod transport;
+pub mod txn;
 pub mod write;
 
 pub use server::{OpenLog, Server, ShutdownError, StartError, start, start_with};

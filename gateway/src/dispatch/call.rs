@@ -7,7 +7,8 @@
 use crate::backoff::Backoff;
 use crate::errors::Failure;
 use crate::operation::Operation;
-use rangedb_types::RangeId;
+use bytes::Bytes;
+use rangedb_types::{RangeId, Timestamp};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -41,6 +42,8 @@ pub enum Reason {
     TimedOut,
     /// The node does not know what became of the write.
     OutcomeUnknown,
+    /// Another transaction's intent is in the way.
+    Locked,
 }
 
 impl Reason {
@@ -59,6 +62,7 @@ impl Reason {
             Self::Lost => "lost",
             Self::TimedOut => "timed_out",
             Self::OutcomeUnknown => "outcome_unknown",
+            Self::Locked => "locked",
         }
     }
 
@@ -75,6 +79,7 @@ impl Reason {
             Self::Lost => "the connection to its node broke",
             Self::TimedOut => "its node did not answer in time",
             Self::OutcomeUnknown => "its leader changed meanwhile",
+            Self::Locked => "a transaction holds the key",
         }
     }
 
@@ -119,6 +124,14 @@ pub struct Call {
     overloads: u32,
     backoff: Backoff,
     last: Option<(Reason, RangeId)>,
+}
+
+impl Retry {
+    /// After an attempt that met an intent: the next one, made by [`super::Dispatcher::execute`], sees to it.
+    #[must_use]
+    pub const fn locked() -> Self {
+        Self { reason: Reason::Locked, range_id: RangeId(0), redirected: true }
+    }
 }
 
 impl Call {
@@ -188,6 +201,9 @@ impl Call {
                 seen: identity.seen,
             };
         }
+        if matches!(operation, Operation::Action(_)) && self.maybe_applied {
+            return Failure::OutcomeUnknown { request_id: Bytes::new(), seen: Timestamp::ZERO };
+        }
         let (reason, range_id) = self.last.unwrap_or((Reason::TimedOut, RangeId(0)));
         match reason {
             Reason::Overloaded => Failure::Overloaded,
@@ -203,8 +219,6 @@ impl Call {
 mod tests {
     use super::*;
     use crate::operation::Identity;
-    use bytes::Bytes;
-    use rangedb_types::Timestamp;
     use tonic::Code;
 
     fn put(retry: bool) -> Operation {
@@ -221,7 +235,7 @@ mod tests {
     }
 
     fn get() -> Operation {
-        Operation::Get { keys: vec![Bytes::from_static(b"k")] }
+        Operation::get(vec![Bytes::from_static(b"k")])
     }
 
     fn retry(reason: Reason, redirected: bool) -> Retry {

@@ -10,7 +10,7 @@ use crate::operation::Operation;
 use crate::routing::{Route, Routes};
 use rangedb_proto::internal::v1::data_response::Result as Answer;
 use rangedb_proto::internal::v1::node_error::Kind;
-use rangedb_proto::internal::v1::{EpochMismatch, NodeError, NotLeader};
+use rangedb_proto::internal::v1::{EpochMismatch, Intent, NodeError, NotLeader};
 use rangedb_types::{NodeId, RangeDescriptor, Timestamp};
 use std::sync::Arc;
 
@@ -20,6 +20,8 @@ pub enum Verdict {
     Done(Answer),
     Failed(Failure),
     Again(Retry),
+    /// A transaction that is not decided, as far as its intent tells, is in the way.
+    Locked(Box<Intent>),
 }
 
 /// Judges the end of an attempt that went to `node` by way of `route`.
@@ -95,6 +97,17 @@ fn judge(
             Failure::ConditionFailed {
                 current: current.map(|current| (current.value, Timestamp(current.version))),
             }
+        }
+        Some(Kind::KeyLocked(intent)) => return Ok(Verdict::Locked(Box::new(intent))),
+        Some(Kind::WriteConflict(conflict)) => {
+            Failure::WriteConflict { key: conflict.key, version: Timestamp(conflict.version) }
+        }
+        Some(Kind::Aborted(_)) => Failure::Aborted,
+        Some(Kind::Committed(committed)) => {
+            Failure::Committed { version: Timestamp(committed.version) }
+        }
+        Some(Kind::CommitTooEarly(early)) => {
+            Failure::CommitTooEarly { least: Timestamp(early.least) }
         }
         Some(Kind::Invalid(_)) => Failure::Invalid { field: "request", message },
         Some(Kind::Fenced(_)) => Failure::Fenced { message },

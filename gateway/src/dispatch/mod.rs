@@ -16,18 +16,23 @@ use crate::nodes::waiter::{Waiter, oneshot_waiter};
 use crate::nodes::{Link, Nodes, Outcome, Submission};
 use crate::operation::{Operation, Place};
 use crate::routing::{Route, Routes};
+use crate::transaction::Obstacle;
 use bytes::Bytes;
 use rangedb_placement_client::{PlacementError, TimestampClient};
 use rangedb_proto::internal::v1::DataRequest;
 use rangedb_proto::internal::v1::data_request::Operation as WireOperation;
 use rangedb_proto::internal::v1::data_response::Result as Answer;
 use rangedb_types::{NodeId, RangeId, Span, Timestamp};
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 /// What operations are executed with.
 pub struct Dispatcher {
+    /// Owns what goes on after an answer: the clean-up behind transactions.
+    pub after: TaskTracker,
     pub routes: Arc<Routes>,
     pub nodes: Arc<Nodes>,
     pub timestamps: Arc<TimestampClient>,
@@ -49,9 +54,10 @@ impl Dispatcher {
         nodes: Arc<Nodes>,
         timestamps: Arc<TimestampClient>,
         metrics: Arc<Metrics>,
+        after: TaskTracker,
         attempt_timeout: Duration,
     ) -> Arc<Self> {
-        Arc::new(Self { routes, nodes, timestamps, metrics, attempt_timeout })
+        Arc::new(Self { after, routes, nodes, timestamps, metrics, attempt_timeout })
     }
 
     /// A fresh timestamp of the oracle.
@@ -80,14 +86,22 @@ impl Dispatcher {
         operation: &Operation,
         mut call: Call,
     ) -> Result<Answered, Failure> {
+        // A read that passes over an intent says so from then on.
+        let mut operation = Cow::Borrowed(operation);
+        let mut obstacle = Obstacle::new(call.deadline);
         loop {
-            let retry = match self.attempt(operation, &call).await {
+            let retry = match self.attempt(&operation, &call).await {
                 (Verdict::Done(answer), Some(route)) => return Ok(Answered { answer, route }),
                 (Verdict::Failed(failure), _) => return Err(failure),
                 (Verdict::Again(retry), _) => retry,
+                (Verdict::Locked(intent), _) => {
+                    let passed = obstacle.pass(self, operation.to_mut(), &call, &intent);
+                    Box::pin(passed).await?;
+                    continue;
+                }
                 (Verdict::Done(_), None) => unreachable!("an answer came by some route"),
             };
-            self.prepare(operation, &mut call, retry).await?;
+            self.prepare(&operation, &mut call, retry).await?;
         }
     }
 
@@ -236,8 +250,11 @@ pub fn request(
     }
 }
 
-/// A DeleteRange that leaves its range: who sent it cuts it at the range's end.
+/// A DeleteRange or an action that leaves its range: who sent it cuts it at the range's end.
 fn outside(operation: &Operation, route: &Route) -> Option<Failure> {
+    if let Operation::Action(action) = operation {
+        return (!route.descriptor.span.contains(&action.last)).then_some(Failure::SeveralRanges);
+    }
     let Operation::DeleteRange { end, .. } = operation else { return None };
     let range_end = &route.descriptor.span.end;
     let inside = range_end.is_empty() || (!end.is_empty() && end.as_ref() <= range_end.as_slice());
@@ -273,7 +290,7 @@ mod tests {
             bytes_max: 1,
             reverse: true,
             keys_only: false,
-            read_version: Timestamp(0),
+            at: crate::operation::ReadAt::default(),
         };
         let cut = |scan: Scan| match inside(&Operation::Scan(scan), &route, false) {
             WireOperation::Scan(scan) => (scan.start, scan.end),

@@ -88,7 +88,7 @@ impl Batch {
     pub fn send(mut self, context: &Arc<StreamContext>) {
         for group in std::mem::take(&mut self.groups) {
             let Group { route, node, deadline, keys, tickets } = group;
-            let operation = Operation::Get { keys };
+            let operation = Operation::get(keys);
             let waiter = Box::new(GetWaiter {
                 context: Arc::clone(context),
                 tickets,

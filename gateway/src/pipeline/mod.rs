@@ -176,7 +176,7 @@ impl PipelineStream {
                 match self.target(&key) {
                     Some((route, node)) => batch.get(route, node, ticket, key),
                     None => {
-                        let operation = Operation::Get { keys: vec![key] };
+                        let operation = Operation::get(vec![key]);
                         self.context.run_operation(ticket, operation, None);
                     }
                 }

@@ -132,6 +132,9 @@ impl Waiter for WriteWaiter {
             Verdict::Done(answer) => public(ticket.method, answer),
             Verdict::Failed(failure) => Err(failure),
             Verdict::Again(retry) => return context.run_operation(ticket, operation, Some(retry)),
+            Verdict::Locked(_) => {
+                return context.run_operation(ticket, operation, Some(Retry::locked()));
+            }
         };
         context.finish(&ticket, result, Instant::now());
         wakes.add(&context.results);
@@ -169,6 +172,7 @@ impl Waiter for GetWaiter {
             Verdict::Again(retry) => {
                 return read_rest(&context, tickets, operation, 0, Some(retry));
             }
+            Verdict::Locked(_) => return read_rest(&context, tickets, operation, 0, None),
         }
         wakes.add(&context.results);
     }
@@ -189,7 +193,7 @@ fn read_rest(
     from: usize,
     failed: Option<Retry>,
 ) {
-    let Operation::Get { keys } = &operation else { return };
+    let Operation::Get { keys, .. } = &operation else { return };
     let rest: Vec<(Ticket, Bytes)> =
         tickets.into_iter().zip(keys.iter().cloned()).skip(from).collect();
     let Some((first, _)) = rest.first() else { return };
@@ -207,7 +211,7 @@ fn read_rest(
         let owner = &owner;
         stream::iter(rest)
             .for_each_concurrent(GROUP_RETRIES_MAX, |(ticket, key)| async move {
-                let operation = Operation::Get { keys: vec![key] };
+                let operation = Operation::get(vec![key]);
                 let call = Call::new(ticket.deadline, true);
                 let answered = owner.dispatcher.execute(&operation, call).await;
                 let result = answered.and_then(|answered| public(Method::Get, answered.answer));

@@ -3,7 +3,7 @@
 use crate::key::{encode_key, encode_version, split_version};
 use crate::record::WriteRecord;
 use crate::tombstone::for_each_tombstone;
-use crate::{MvccError, Result, TombstoneSet, Value, get};
+use crate::{MvccError, Result, Seen, TombstoneSet, Value, get};
 use rangedb_engine::{Family, Snapshot};
 use rangedb_types::{RequestId, Span, Timestamp};
 use std::ops::ControlFlow;
@@ -49,7 +49,7 @@ pub fn check_condition(
     if condition == Condition::None {
         return Ok(());
     }
-    let current = get(snapshot, tombstones, key, Timestamp::MAX)?;
+    let current = get(snapshot, tombstones, key, Seen::LATEST)?;
     if holds(&current) { Ok(()) } else { Err(ConditionError::Failed { current }) }
 }
 

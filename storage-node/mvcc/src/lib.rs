@@ -27,8 +27,8 @@ pub use condition::{Condition, ConditionError, check_condition, find_delete_rang
 pub use error::MvccError;
 pub use fence::FenceSet;
 pub use key::{FamilySpan, SpanBounds, bounds, replicated_spans};
-pub use read::{Value, get, multi_get};
-pub use scan::{Entry, Page, ScanOptions, scan};
+pub use read::{Seen, Value, get, multi_get};
+pub use scan::{Entry, Page, ScanOptions, refuse_intents, scan};
 pub use tombstone::{TombstoneSet, tombstones_for_split};
 pub use write::{Mutation, SHORT_VALUE_BYTES_MAX, delete, delete_range, put};
 

@@ -14,21 +14,45 @@ pub struct Value {
     pub version: Timestamp,
 }
 
-/// The value of `key` at `read_ts` ([`Timestamp::MAX`]: the latest). The caller has checked that the
-/// key is the range's.
+/// What a read sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen<'a> {
+    /// [`Timestamp::MAX`]: the latest.
+    pub read_ts: Timestamp,
+    /// Transactions that will not commit at or below `read_ts`: their intents are passed over.
+    pub pass_over: &'a [Timestamp],
+}
+
+impl Seen<'_> {
+    /// The latest state.
+    pub const LATEST: Self = Self::at(Timestamp::MAX);
+
+    /// Everything at or below a timestamp.
+    #[must_use]
+    pub const fn at(read_ts: Timestamp) -> Self {
+        Self { read_ts, pass_over: &[] }
+    }
+
+    /// Whether the read must know first what becomes of an intent.
+    pub(crate) fn is_blocked_by(&self, lock: &LockRecord) -> bool {
+        lock.blocks_read_at(self.read_ts) && !self.pass_over.contains(&lock.start_ts)
+    }
+}
+
+/// The value of `key`. The caller has checked that the key is the range's.
 ///
 /// # Errors
-/// `KeyLocked` if an intent at or below `read_ts` is undecided; engine errors and damage.
+/// `KeyLocked` if an intent is undecided that the read may have to see; engine errors and damage.
 pub fn get(
     snapshot: &dyn Snapshot,
     tombstones: &TombstoneSet,
     key: &[u8],
-    read_ts: Timestamp,
+    seen: Seen<'_>,
 ) -> Result<Option<Value>> {
     if let Some(lock) = snapshot.get(Family::Lock, &encode_key(key))? {
-        check_lock(key, &lock, read_ts)?;
+        check_lock(key, &lock, &seen)?;
     }
-    get_committed(snapshot, tombstones, key, read_ts)
+    get_committed(snapshot, tombstones, key, seen.read_ts)
 }
 
 /// [`get`] without a look at intents: for who knows that none stands in the way.
@@ -52,13 +76,14 @@ pub fn multi_get(
     snapshot: &dyn Snapshot,
     tombstones: &TombstoneSet,
     keys: &[&[u8]],
-    read_ts: Timestamp,
+    seen: Seen<'_>,
 ) -> Result<Vec<Option<Value>>> {
+    let read_ts = seen.read_ts;
     let mut seeks: Vec<Vec<u8>> = keys.iter().map(|key| encode_key(key)).collect();
     let locks = snapshot.multi_get(Family::Lock, &borrowed(&seeks))?;
     for (key, lock) in keys.iter().zip(&locks) {
         if let Some(lock) = lock {
-            check_lock(key, lock, read_ts)?;
+            check_lock(key, lock, &seen)?;
         }
     }
     for seek in &mut seeks {
@@ -76,9 +101,9 @@ fn borrowed(keys: &[Vec<u8>]) -> Vec<&[u8]> {
     keys.iter().map(Vec::as_slice).collect()
 }
 
-fn check_lock(key: &[u8], lock: &[u8], read_ts: Timestamp) -> Result<()> {
+fn check_lock(key: &[u8], lock: &[u8], seen: &Seen<'_>) -> Result<()> {
     let lock = LockRecord::decode(lock)?;
-    if lock.blocks_read_at(read_ts) {
+    if seen.is_blocked_by(&lock) {
         return Err(MvccError::KeyLocked { key: key.to_vec(), lock: Box::new(lock) });
     }
     Ok(())

@@ -3,7 +3,7 @@
 use crate::key::{SpanBounds, bounds, decode_key, encode_key, encode_version, split_version};
 use crate::read::long_value;
 use crate::record::{LockRecord, WriteKind, WriteRecord};
-use crate::{MvccError, Result, TombstoneSet};
+use crate::{MvccError, Result, Seen, TombstoneSet};
 use bytes::Bytes;
 use rangedb_engine::{Family, Iter, Snapshot};
 use rangedb_types::key::next_key;
@@ -54,7 +54,20 @@ pub struct Page {
     pub resume: Option<Bytes>,
 }
 
-/// Reads one page of `span`, which the caller has cut to the range, at `read_ts`.
+/// Refuses if an intent stands in a span that a read of the latest state may have to see, wherever in the
+/// span it is.
+///
+/// # Errors
+/// `KeyLocked`; engine errors and damage.
+pub fn refuse_intents(snapshot: &dyn Snapshot, span: &Span, pass_over: &[Timestamp]) -> Result<()> {
+    let seen = Seen { read_ts: Timestamp::MAX, pass_over };
+    match first_blocking_lock(snapshot, &bounds(span), &seen, false)? {
+        Some((key, lock)) => Err(MvccError::KeyLocked { key, lock: Box::new(lock) }),
+        None => Ok(()),
+    }
+}
+
+/// Reads one page of `span`, which the caller has cut to the range.
 ///
 /// # Errors
 /// `KeyLocked` if the first entry to come may lie behind an undecided intent (a page that has
@@ -63,11 +76,12 @@ pub fn scan(
     snapshot: &dyn Snapshot,
     tombstones: &TombstoneSet,
     span: &Span,
-    read_ts: Timestamp,
+    seen: Seen<'_>,
     options: &ScanOptions,
 ) -> Result<Page> {
     let mut bounds = bounds(span);
-    let lock = first_blocking_lock(snapshot, &bounds, read_ts, options.reverse)?;
+    let read_ts = seen.read_ts;
+    let lock = first_blocking_lock(snapshot, &bounds, &seen, options.reverse)?;
     if let Some((key, _)) = &lock {
         // Nothing at or behind the lock may be read.
         if options.reverse {
@@ -97,18 +111,18 @@ pub fn scan(
     Ok(page)
 }
 
-/// The first key, in the direction of the scan, whose intent a read at `read_ts` must not pass.
+/// The first key, in the direction of the scan, whose intent the read must not pass.
 fn first_blocking_lock(
     snapshot: &dyn Snapshot,
     bounds: &SpanBounds,
-    read_ts: Timestamp,
+    seen: &Seen<'_>,
     reverse: bool,
 ) -> Result<Option<(Vec<u8>, LockRecord)>> {
     let mut iter = snapshot.iterator(Family::Lock, &bounds.lower, &bounds.upper)?;
     let mut valid = if reverse { iter.seek_to_last()? } else { iter.seek_to_first()? };
     while valid {
         let lock = LockRecord::decode(iter.value())?;
-        if lock.blocks_read_at(read_ts) {
+        if seen.is_blocked_by(&lock) {
             return Ok(Some((decode_key(Family::Lock, iter.key())?, lock)));
         }
         valid = if reverse { iter.prev()? } else { iter.next()? };

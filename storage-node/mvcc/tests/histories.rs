@@ -22,7 +22,7 @@
 //! | `once ID K… at= [snapshot=]` | a commit in one round |
 //! | `acquire ID K… [snapshot=] [sequence=] [least=]` · `firm ID START END [least=]` | tentative intents, made firm |
 //! | `commit ID K… at=` · `abort ID K…` | of single keys |
-//! | `resolve ID START END [at=] [limit=]` | of all keys of a span |
+//! | `resolve ID START END [at=] [limit=]` · `settle ID K… [at=]` | of all keys of a span, of some keys |
 //! | `status ID PRIMARY [now=] [push=] [roll_back_absent]` · `states ID K… [roll_back_absent]` | |
 //! | `renew ID PRIMARY lifetime=` · `check ID K… [from= to=] snapshot= at=` · `intents START END ts=` | |
 //! | `dump` · `checksum` | every record; whether the checksum changed since the last time |
@@ -35,9 +35,9 @@ use rangedb_mvcc::key::{bounds, decode_key, encode_key, split_version, versioned
 use rangedb_mvcc::record::{LockKind, LockRecord, TombstoneRecord, WriteKind, WriteRecord};
 use rangedb_mvcc::txn::ActionError;
 use rangedb_mvcc::{
-    Condition, ConditionError, Entry, FenceSet, Mutation, MvccError, ScanOptions, TombstoneSet,
-    Value, check_condition, checksum, delete, delete_range, fence, find_delete_range, find_request,
-    get, multi_get, put, scan, tombstones_for_split,
+    Condition, ConditionError, Entry, FenceSet, Mutation, MvccError, ScanOptions, Seen,
+    TombstoneSet, Value, check_condition, checksum, delete, delete_range, fence, find_delete_range,
+    find_request, get, multi_get, put, scan, tombstones_for_split,
 };
 use rangedb_types::{Epoch, RangeDescriptor, RangeId, RequestId, Span, Timestamp};
 use std::collections::HashMap;
@@ -260,9 +260,11 @@ impl History {
     fn get(&self, words: &Words<'_>) -> String {
         let (snapshot, tombstones) = self.snapshot();
         let keys: Vec<&[u8]> = words.bare[1..].iter().map(|key| key.as_bytes()).collect();
-        let many = multi_get(&*snapshot, &tombstones, &keys, words.read_ts());
-        let single: Result<Vec<_>, _> =
-            keys.iter().map(|key| get(&*snapshot, &tombstones, key, words.read_ts())).collect();
+        let many = multi_get(&*snapshot, &tombstones, &keys, Seen::at(words.read_ts()));
+        let single: Result<Vec<_>, _> = keys
+            .iter()
+            .map(|key| get(&*snapshot, &tombstones, key, Seen::at(words.read_ts())))
+            .collect();
         assert_eq!(many, single, "one by one is the same as together");
         match many {
             Err(failed) => error(&failed),
@@ -288,13 +290,14 @@ impl History {
         let mut span = words.span();
         let mut out = Vec::new();
         loop {
-            let page = match scan(&*snapshot, &tombstones, &span, words.read_ts(), &options) {
-                Ok(page) => page,
-                Err(failed) => {
-                    out.push(error(&failed));
-                    break;
-                }
-            };
+            let page =
+                match scan(&*snapshot, &tombstones, &span, Seen::at(words.read_ts()), &options) {
+                    Ok(page) => page,
+                    Err(failed) => {
+                        out.push(error(&failed));
+                        break;
+                    }
+                };
             out.extend(page.entries.iter().map(line));
             let Some(resume) = page.resume else {
                 out.push("end".to_owned());
@@ -458,7 +461,7 @@ fn a_key_may_hold_any_bytes() {
     let none = TombstoneSet::empty();
     for reverse in [false, true] {
         let options = ScanOptions { reverse, ..ScanOptions::default() };
-        let page = scan(&*snapshot, &none, &Span::all(), Timestamp::MAX, &options).expect("scan");
+        let page = scan(&*snapshot, &none, &Span::all(), Seen::LATEST, &options).expect("scan");
         let mut found: Vec<Bytes> = page.entries.into_iter().map(|entry| entry.key).collect();
         if reverse {
             found.reverse();

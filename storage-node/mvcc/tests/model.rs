@@ -8,7 +8,7 @@ use rangedb_engine::{
 use rangedb_mvcc::key::versioned_key;
 use rangedb_mvcc::record::{WriteKind, WriteRecord};
 use rangedb_mvcc::{
-    Condition, ConditionError, Mutation, ScanOptions, TombstoneSet, Value, check_condition,
+    Condition, ConditionError, Mutation, ScanOptions, Seen, TombstoneSet, Value, check_condition,
     checksum, delete, delete_range, find_delete_range, find_request, get, multi_get, put, scan,
     tombstones_for_split,
 };
@@ -178,7 +178,8 @@ fn pages(
     let mut all = Vec::new();
     loop {
         let page =
-            scan(snapshot, tombstones, &span, Timestamp(question.read_ts), &options).expect("scan");
+            scan(snapshot, tombstones, &span, Seen::at(Timestamp(question.read_ts)), &options)
+                .expect("scan");
         let bytes: usize = page.entries.iter().map(|e| e.key.len() + e.value.len()).sum();
         assert!(bytes <= question.bytes_max || page.entries.len() == 1);
         assert!(question.limit == 0 || page.entries.len() <= question.limit);
@@ -210,9 +211,9 @@ fn check(snapshot: &dyn Snapshot, model: &Model, question: &Question) {
     assert_eq!(pages(snapshot, &tombstones, question, true), expected);
 
     let keys: Vec<&[u8]> = question.keys.iter().map(Vec::as_slice).collect();
-    let many = multi_get(snapshot, &tombstones, &keys, read_ts).expect("multi_get");
+    let many = multi_get(snapshot, &tombstones, &keys, Seen::at(read_ts)).expect("multi_get");
     for (key, value) in keys.into_iter().zip(many) {
-        assert_eq!(get(snapshot, &tombstones, key, read_ts).expect("get"), value);
+        assert_eq!(get(snapshot, &tombstones, key, Seen::at(read_ts)).expect("get"), value);
         let expected = model.get(key, question.read_ts);
         let found = value.as_ref().map(|value| (value.version.0, &value.bytes[..]));
         assert_eq!(found, expected);

@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 use rangedb_mvcc::MvccError;
+use rangedb_mvcc::record::LockRecord;
+use rangedb_mvcc::txn::ActionError;
 use rangedb_types::{RangeDescriptor, RangeId, Replica, Timestamp};
 use std::sync::Arc;
 
@@ -33,6 +35,17 @@ pub enum Refusal {
     OutcomeUnknown(&'static str),
     #[error("stored data is damaged: {0}")]
     Corrupt(String),
+    /// Nothing was done.
+    #[error("another transaction, {}, has an intent on the key", .lock.start_ts)]
+    KeyLocked { key: Bytes, lock: Box<LockRecord> },
+    #[error("the key was written at {version}, after the transaction's snapshot")]
+    WriteConflict { key: Bytes, version: Timestamp },
+    #[error("the transaction was rolled back")]
+    Aborted,
+    #[error("the transaction was committed at {version}")]
+    Committed { version: Timestamp },
+    #[error("the transaction cannot commit below {least}")]
+    CommitTooEarly { least: Timestamp },
 }
 
 impl Refusal {
@@ -51,6 +64,11 @@ impl Refusal {
             Self::ConditionFailed { .. } => "condition_failed",
             Self::OutcomeUnknown(_) => "outcome_unknown",
             Self::Corrupt(_) => "corrupt",
+            Self::KeyLocked { .. } => "key_locked",
+            Self::WriteConflict { .. } => "write_conflict",
+            Self::Aborted => "aborted",
+            Self::Committed { .. } => "committed",
+            Self::CommitTooEarly { .. } => "commit_too_early",
         }
     }
 }
@@ -58,8 +76,23 @@ impl Refusal {
 impl From<MvccError> for Refusal {
     fn from(error: MvccError) -> Self {
         match error {
-            MvccError::KeyLocked { .. } => Self::NotReady("the key is locked by a transaction"),
+            MvccError::KeyLocked { key, lock } => Self::KeyLocked { key: key.into(), lock },
             error => Self::Corrupt(error.to_string()),
+        }
+    }
+}
+
+impl From<ActionError> for Refusal {
+    fn from(error: ActionError) -> Self {
+        match error {
+            ActionError::KeyLocked { key, lock } => Self::KeyLocked { key: key.into(), lock },
+            ActionError::WriteConflict { key, version } => {
+                Self::WriteConflict { key: key.into(), version }
+            }
+            ActionError::Aborted { .. } => Self::Aborted,
+            ActionError::Committed { version } => Self::Committed { version },
+            ActionError::CommitTooEarly { least } => Self::CommitTooEarly { least },
+            ActionError::Mvcc(error) => error.into(),
         }
     }
 }

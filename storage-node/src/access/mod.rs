@@ -59,6 +59,9 @@ pub trait RangeAccess: Send + Sync {
 
     /// Grows when fences or range tombstones change; odd while such a change is being applied.
     fn special_generation(&self) -> u64;
+
+    /// Grows when intents are placed; odd while they are being applied.
+    fn intent_generation(&self) -> u64;
 }
 
 /// Where timestamps come from.
@@ -139,6 +142,10 @@ impl RangeAccess for ReplicaHandle {
 
     fn special_generation(&self) -> u64 {
         ReplicaHandle::special_generation(self)
+    }
+
+    fn intent_generation(&self) -> u64 {
+        ReplicaHandle::intent_generation(self)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::Traffic;
 use crate::latch::Latches;
-use crate::read::SpecialsCache;
+use crate::read::{IntentHint, SpecialsCache};
 use crate::write::Stamps;
 use parking_lot::RwLock;
 use rangedb_types::{RangeId, ReplicaId};
@@ -15,6 +15,7 @@ pub struct RangeState {
     pub latches: Latches,
     pub stamps: Arc<Stamps>,
     pub specials: SpecialsCache,
+    pub intents: IntentHint,
     pub traffic: Traffic,
 }
 
@@ -25,6 +26,7 @@ impl RangeState {
             latches: Latches::default(),
             stamps: Arc::default(),
             specials: SpecialsCache::default(),
+            intents: IntentHint::default(),
             traffic: Traffic::default(),
         }
     }

@@ -123,6 +123,7 @@ impl Target {
     pub fn check_scope(&self, scope: &Scope) -> Result<(), Refusal> {
         match scope {
             Scope::Key(key) => self.check_key(key),
+            Scope::Keys(keys) => keys.iter().try_for_each(|key| self.check_key(key)),
             Scope::Span(span) => self.check_span(span),
         }
     }

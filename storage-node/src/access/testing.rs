@@ -5,6 +5,7 @@ use super::{RangeAccess, RangeStates, Ranges, Refusal, Timestamps};
 use crate::read::{ReadPool, Reader};
 use crate::service::DataPlane;
 use crate::store::{Leadership, ProposeError, ReadError};
+use crate::txn::Actor;
 use crate::write::Writer;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -45,6 +46,7 @@ pub struct FakeRange {
     leased: AtomicBool,
     confirms: AtomicBool,
     generation: AtomicU64,
+    intent_generation: AtomicU64,
     largest_commit: AtomicU64,
     pub read_index_rounds: AtomicUsize,
     pub proposals: AtomicUsize,
@@ -78,6 +80,7 @@ impl FakeRange {
             leased: AtomicBool::new(true),
             confirms: AtomicBool::new(true),
             generation: AtomicU64::new(0),
+            intent_generation: AtomicU64::new(0),
             largest_commit: AtomicU64::new(0),
             read_index_rounds: AtomicUsize::new(0),
             proposals: AtomicUsize::new(0),
@@ -136,9 +139,10 @@ impl FakeRange {
 
     fn apply(&self, write: &WriteCommand) {
         let mut batch = WriteBatch::new();
-        let mut special = false;
+        let (mut special, mut intents) = (false, false);
         for mutation in &write.mutations {
             let family = Family::from_number(mutation.family).expect("a family");
+            intents |= family == Family::Lock && mutation.value.is_some();
             special |= matches!(family, Family::Meta | Family::RangeTombstone);
             match &mutation.value {
                 Some(value) => batch.put(family, &mutation.key, value),
@@ -148,6 +152,9 @@ impl FakeRange {
         let bump = || {
             if special {
                 self.generation.fetch_add(1, Ordering::SeqCst);
+            }
+            if intents {
+                self.intent_generation.fetch_add(1, Ordering::SeqCst);
             }
         };
         bump();
@@ -219,6 +226,10 @@ impl RangeAccess for FakeRange {
     fn special_generation(&self) -> u64 {
         self.generation.load(Ordering::SeqCst)
     }
+
+    fn intent_generation(&self) -> u64 {
+        self.intent_generation.load(Ordering::SeqCst)
+    }
 }
 
 struct OneRange(Arc<FakeRange>);
@@ -283,6 +294,7 @@ pub struct TestNode {
     pub states: Arc<RangeStates>,
     pub reader: Arc<Reader>,
     pub writer: Arc<Writer>,
+    pub actor: Arc<Actor>,
     pub plane: Arc<DataPlane>,
     _dir: tempfile::TempDir,
 }
@@ -308,16 +320,18 @@ impl TestNode {
         let timestamps = Arc::clone(&oracle) as Arc<dyn Timestamps>;
         let tasks = TaskTracker::new();
         let reader = Reader::new(engine, pool, Arc::clone(&timestamps), tasks.clone());
-        let writer = Writer::new(Arc::clone(&reader), timestamps);
+        let writer = Writer::new(Arc::clone(&reader), Arc::clone(&timestamps));
+        let actor = Actor::new(Arc::clone(&reader), timestamps);
         let plane = DataPlane::new(
             Arc::clone(&ranges),
             Arc::clone(&states),
             Arc::clone(&reader),
             Arc::clone(&writer),
+            Arc::clone(&actor),
             tasks,
             CancellationToken::new(),
         );
-        Self { range, oracle, ranges, states, reader, writer, plane, _dir: dir }
+        Self { range, oracle, ranges, states, reader, writer, actor, plane, _dir: dir }
     }
 
     /// The state that requests keep of the range.

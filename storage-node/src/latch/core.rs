@@ -2,7 +2,8 @@
 //!
 //! Every latch has a ticket, in order of arrival, and counts the earlier latches that overlap it; it
 //! is held when that count is zero. Giving up a held latch and leaving the queue are therefore the
-//! same: everything later that overlaps counts one less.
+//! same: everything later that overlaps counts one less. Two latches over several keys count each other
+//! once for every key they share.
 
 use super::{LatchError, Scope};
 use bytes::Bytes;
@@ -24,6 +25,13 @@ struct Waiting {
 struct KeyQueue {
     first: Ticket,
     later: VecDeque<Ticket>,
+}
+
+impl KeyQueue {
+    fn add_later(&self, ticket: Ticket, tickets: &mut Vec<Ticket>) {
+        tickets.extend((self.first > ticket).then_some(self.first));
+        tickets.extend(self.later.iter().filter(|other| **other > ticket));
+    }
 }
 
 /// Latches held and waited for.
@@ -60,13 +68,8 @@ impl Core {
         self.next += 1;
         self.count += 1;
         match scope {
-            Scope::Key(key) => match self.keys.get_mut(key) {
-                Some(queue) => queue.later.push_back(ticket),
-                None => {
-                    let queue = KeyQueue { first: ticket, later: VecDeque::new() };
-                    self.keys.insert(key.clone(), queue);
-                }
-            },
+            Scope::Key(key) => self.add_key(ticket, key),
+            Scope::Keys(keys) => keys.iter().for_each(|key| self.add_key(ticket, key)),
             Scope::Span(span) => {
                 self.spans.insert(ticket, span.clone());
             }
@@ -84,6 +87,7 @@ impl Core {
         self.count -= 1;
         match scope {
             Scope::Key(key) => self.remove_key(ticket, key),
+            Scope::Keys(keys) => keys.iter().for_each(|key| self.remove_key(ticket, key)),
             Scope::Span(_) => {
                 self.spans.remove(&ticket);
             }
@@ -104,6 +108,16 @@ impl Core {
         freed
     }
 
+    fn add_key(&mut self, ticket: Ticket, key: &Bytes) {
+        match self.keys.get_mut(key) {
+            Some(queue) => queue.later.push_back(ticket),
+            None => {
+                let queue = KeyQueue { first: ticket, later: VecDeque::new() };
+                self.keys.insert(key.clone(), queue);
+            }
+        }
+    }
+
     fn remove_key(&mut self, ticket: Ticket, key: &Bytes) {
         let queue = self.keys.get_mut(key).expect("a latched key has a queue");
         if queue.first != ticket {
@@ -118,12 +132,15 @@ impl Core {
         }
     }
 
+    /// Counts a latch once for every key that it shares with `scope`, as `later_overlapping` does.
     fn count_overlapping(&self, scope: &Scope) -> usize {
+        let over_key = |key: &Bytes| {
+            let same = self.keys.get(key).map_or(0, |queue| 1 + queue.later.len());
+            same + self.spans.values().filter(|span| span.contains(key)).count()
+        };
         match scope {
-            Scope::Key(key) => {
-                let same = self.keys.get(key).map_or(0, |queue| 1 + queue.later.len());
-                same + self.spans.values().filter(|span| span.contains(key)).count()
-            }
+            Scope::Key(key) => over_key(key),
+            Scope::Keys(keys) => keys.iter().map(over_key).sum(),
             Scope::Span(span) => {
                 let keys = self.keys.iter().filter(|(key, _)| span.contains(key));
                 let keys: usize = keys.map(|(_, queue)| 1 + queue.later.len()).sum();
@@ -135,19 +152,21 @@ impl Core {
     /// Tickets above `ticket` whose scope overlaps this one.
     fn later_overlapping(&self, ticket: Ticket, scope: &Scope) -> Vec<Ticket> {
         let mut later = Vec::new();
-        let mut add = |queue: &KeyQueue| {
-            later.extend((queue.first > ticket).then_some(queue.first));
-            later.extend(queue.later.iter().filter(|other| **other > ticket));
+        let keys: &[Bytes] = match scope {
+            Scope::Key(key) => std::slice::from_ref(key),
+            Scope::Keys(keys) => keys,
+            Scope::Span(_) => &[],
         };
+        for key in keys {
+            self.keys.get(key).into_iter().for_each(|queue| queue.add_later(ticket, &mut later));
+            let spans = self.spans.range(ticket..);
+            later.extend(spans.filter(|(_, span)| span.contains(key)).map(|(id, _)| *id));
+        }
         match scope {
-            Scope::Key(key) => {
-                self.keys.get(key).into_iter().for_each(&mut add);
-                let spans = self.spans.range(ticket..);
-                later.extend(spans.filter(|(_, span)| span.contains(key)).map(|(id, _)| *id));
-            }
+            Scope::Key(_) | Scope::Keys(_) => {}
             Scope::Span(span) => {
                 let keys = self.keys.iter().filter(|(key, _)| span.contains(key));
-                keys.for_each(|(_, queue)| add(queue));
+                keys.for_each(|(_, queue)| queue.add_later(ticket, &mut later));
                 let spans = self.spans.range(ticket..);
                 later.extend(spans.filter(|(_, other)| other.overlaps(span)).map(|(id, _)| *id));
             }

@@ -25,7 +25,22 @@ pub const WAITING_MAX: usize = 16_384;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
     Key(Bytes),
+    /// All of them or none; sorted, each once.
+    Keys(Vec<Bytes>),
     Span(Span),
+}
+
+impl Scope {
+    /// The latch over some keys, in any order.
+    #[must_use]
+    pub fn keys(mut keys: Vec<Bytes>) -> Self {
+        keys.sort_unstable();
+        keys.dedup();
+        match keys.as_slice() {
+            [only] => Self::Key(only.clone()),
+            _ => Self::Keys(keys),
+        }
+    }
 }
 
 /// Why a latch was not had.

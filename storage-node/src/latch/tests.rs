@@ -85,10 +85,11 @@ fn held_means_no_earlier_one_overlaps() {
                 drop(live.remove(at));
             } else {
                 let (a, b) = (random.below(6) as u8, random.below(6) as u8);
-                let scope = if random.below(4) == 0 {
-                    Scope::Span(Span { start: vec![a.min(b)], end: vec![a.max(b) + 1] })
-                } else {
-                    Scope::Key(Bytes::copy_from_slice(&[a]))
+                let key = |byte: u8| Bytes::copy_from_slice(&[byte]);
+                let scope = match random.below(4) {
+                    0 => Scope::Span(Span { start: vec![a.min(b)], end: vec![a.max(b) + 1] }),
+                    1 => Scope::keys(vec![key(a), key(b), key(5)]),
+                    _ => Scope::Key(key(a)),
                 };
                 live.push(latches.enqueue(scope).unwrap());
             }
@@ -115,5 +116,8 @@ fn overlaps(a: &Scope, b: &Scope) -> bool {
             span.contains(key)
         }
         (Scope::Span(a), Scope::Span(b)) => a.overlaps(b),
+        (Scope::Keys(keys), other) | (other, Scope::Keys(keys)) => {
+            keys.iter().any(|key| overlaps(&Scope::Key(key.clone()), other))
+        }
     }
 }

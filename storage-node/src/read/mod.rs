@@ -18,5 +18,5 @@ mod reader;
 mod view;
 
 pub use pool::ReadPool;
-pub use reader::{Get, GetResult, Reader, Scan, ScanResult};
-pub use view::{Specials, SpecialsCache, View};
+pub use reader::{Get, GetResult, ReadAt, Reader, Scan, ScanResult};
+pub use view::{IntentHint, Specials, SpecialsCache, View};

@@ -2,13 +2,13 @@
 
 use super::ReadPool;
 use super::metrics;
-use super::view::{Confirm, Generations, View};
+use super::view::{Confirm, Counts, Generations, View};
 use crate::access::{Refusal, Target, Timestamps};
 use crate::store::ReadError;
 use crate::write::{ReadStart, StampError};
 use bytes::Bytes;
 use rangedb_engine::Engine;
-use rangedb_mvcc::{Page, ScanOptions, Value};
+use rangedb_mvcc::{Page, ScanOptions, Seen, Value};
 use rangedb_types::limits::MESSAGE_BYTES_MAX;
 use rangedb_types::{Span, Timestamp};
 use std::sync::Arc;
@@ -40,13 +40,21 @@ pub struct Get {
 /// The values, in the order of the keys.
 pub type GetResult = Result<Vec<Option<Value>>, Refusal>;
 
+/// What a read sees.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReadAt {
+    /// Zero: the latest.
+    pub version: Timestamp,
+    /// Transactions whose intents do not concern it.
+    pub pass_over: Vec<Timestamp>,
+}
+
 /// A request for a page of a range.
 pub struct Scan {
     pub target: Target,
     pub span: Span,
     pub options: ScanOptions,
-    /// Zero: the latest.
-    pub read_version: Timestamp,
+    pub at: ReadAt,
     pub deadline: Instant,
 }
 
@@ -108,14 +116,14 @@ impl Reader {
         for get in &gets {
             let known = ranges.iter().any(|(target, ..)| same_range(target, &get.target));
             if !known {
-                let before = get.target.access().special_generation();
+                let before = Counts::of(get.target.access());
                 let leased = get.target.access().lease_holds(get.target.term());
                 ranges.push((&get.target, Generations { before, after: before }, leased));
             }
         }
         let snapshot = self.engine.snapshot();
         for (target, generations, leased) in &mut ranges {
-            generations.after = target.access().special_generation();
+            generations.after = Counts::of(target.access());
             *leased = *leased && target.access().lease_holds(target.term());
         }
         let views: Vec<Option<Result<View, Refusal>>> = ranges
@@ -137,7 +145,7 @@ impl Reader {
         for (get, at) in gets.into_iter().zip(at) {
             match &views[at] {
                 _ if get.deadline <= now => answers.push((get.tag, Err(DEADLINE))),
-                Some(Ok(view)) => answers.push((get.tag, values(view, &get.keys, Timestamp::MAX))),
+                Some(Ok(view)) => answers.push((get.tag, values(view, &get.keys, Seen::LATEST))),
                 Some(Err(refusal)) => answers.push((get.tag, Err(refusal.clone()))),
                 None => unconfirmed.push(get),
             }
@@ -168,7 +176,7 @@ impl Reader {
                     same.into_iter().map(|get| (get.tag, get.keys)).unzip();
                 let read = reader
                     .after_read_index(&target, deadline, move |view| {
-                        let each = keys.iter().map(|keys| values(view, keys, Timestamp::MAX));
+                        let each = keys.iter().map(|keys| values(view, keys, Seen::LATEST));
                         Ok(each.collect::<Vec<_>>())
                     })
                     .await;
@@ -187,12 +195,12 @@ impl Reader {
     ///
     /// # Errors
     /// Any refusal of a read.
-    pub async fn get_at(&self, get: Get, read_version: Timestamp) -> GetResult {
+    pub async fn get_at(&self, get: Get, at: ReadAt) -> GetResult {
         let Get { target, keys, deadline, .. } = get;
-        self.await_writes(&target, read_version, deadline).await?;
+        self.await_writes(&target, at.version, deadline).await?;
         self.confirmed(&target, deadline, move |view| {
-            view.check_version(read_version)?;
-            values(view, &keys, read_version)
+            view.check_version(at.version)?;
+            values(view, &keys, Seen { read_ts: at.version, pass_over: &at.pass_over })
         })
         .await
     }
@@ -202,23 +210,30 @@ impl Reader {
     /// # Errors
     /// Any refusal of a read.
     pub async fn scan(&self, scan: Scan) -> ScanResult {
-        let Scan { target, span, options, read_version, deadline } = scan;
-        let version = if read_version.is_zero() {
+        let Scan { target, span, options, at, deadline } = scan;
+        let latest = at.version.is_zero();
+        let version = if latest {
             // Everything acknowledged so far is applied here, at or below this; later pages are
             // asked at the same version and must show the same state, so this one must wait, too.
             self.latest_version(&target)
         } else {
-            read_version
+            at.version
         };
         self.await_writes(&target, version, deadline).await?;
         let page = self
             .confirmed(&target, deadline, move |view| {
-                // The latest state is there whatever was collected.
-                if !read_version.is_zero() {
+                let snapshot = &*view.snapshot;
+                if latest {
+                    // What an intent stands for may be acknowledged already, at a version above this one:
+                    // the caller must say which version it means.
+                    rangedb_mvcc::refuse_intents(snapshot, &span, &at.pass_over)?;
+                } else {
+                    // The latest state is there whatever was collected.
                     view.check_version(version)?;
                 }
+                let seen = Seen { read_ts: version, pass_over: &at.pass_over };
                 let tombstones = &view.specials.tombstones;
-                Ok(rangedb_mvcc::scan(&*view.snapshot, tombstones, &span, version, &options)?)
+                Ok(rangedb_mvcc::scan(snapshot, tombstones, &span, seen, &options)?)
             })
             .await?;
         Ok((page, version))
@@ -232,7 +247,10 @@ impl Reader {
     }
 
     /// Makes sure that no write at or below `version` can come any more.
-    async fn await_writes(
+    ///
+    /// # Errors
+    /// Any refusal of a read.
+    pub async fn await_writes(
         &self,
         target: &Target,
         version: Timestamp,
@@ -358,17 +376,17 @@ fn same_range(a: &Target, b: &Target) -> bool {
     Arc::ptr_eq(a.state(), b.state()) && a.leadership == b.leadership
 }
 
-fn values(view: &View, keys: &[Bytes], read_version: Timestamp) -> GetResult {
+fn values(view: &View, keys: &[Bytes], seen: Seen<'_>) -> GetResult {
     let tombstones = &view.specials.tombstones;
     if let [key] = keys {
-        let value = rangedb_mvcc::get(&*view.snapshot, tombstones, key, read_version)?;
+        let value = rangedb_mvcc::get(&*view.snapshot, tombstones, key, seen)?;
         return Ok(vec![value]);
     }
     let mut answer = Vec::with_capacity(keys.len());
     let mut bytes = 0;
     for keys in keys.chunks(KEYS_PER_LOOK) {
         let keys: Vec<&[u8]> = keys.iter().map(Bytes::as_ref).collect();
-        let values = rangedb_mvcc::multi_get(&*view.snapshot, tombstones, &keys, read_version)?;
+        let values = rangedb_mvcc::multi_get(&*view.snapshot, tombstones, &keys, seen)?;
         if !add_within_limit(&mut answer, values, &mut bytes) {
             break;
         }

@@ -1,13 +1,15 @@
 //! A snapshot of the engine with what belongs to it.
 
 use super::metrics;
-use crate::access::{Refusal, Target};
+use crate::access::{RangeAccess, Refusal, Target};
 use parking_lot::Mutex;
 use rangedb_engine::{Engine, Snapshot};
 use rangedb_mvcc::state::{GcState, RangeRecord as _};
+use rangedb_mvcc::txn::intents_below;
 use rangedb_mvcc::{FenceSet, TombstoneSet};
 use rangedb_types::Timestamp;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// The rare records of a range that almost every request has to know.
 #[derive(Debug, Default)]
@@ -42,17 +44,72 @@ impl SpecialsCache {
     }
 }
 
-/// The number of changes around a snapshot.
+/// Remembers that a range holds no intents, so that plain writes need not look for one. They hold the
+/// latches of their keys, and an intent is applied before its latch is given up: so what was not there
+/// at the present count of placed intents is not there now.
+#[derive(Default)]
+pub struct IntentHint {
+    none_at: Mutex<Option<Counts>>,
+    looked_at: Mutex<Option<Instant>>,
+}
+
+impl IntentHint {
+    /// True if the range surely holds no intent.
+    #[must_use]
+    pub fn none(&self, access: &dyn RangeAccess) -> bool {
+        let counts = Counts::of(access);
+        counts.are_even() && *self.none_at.lock() == Some(counts)
+    }
+
+    /// True if it is time to look again whether there are any.
+    fn is_due(&self) -> bool {
+        let mut looked_at = self.looked_at.lock();
+        let due = looked_at.is_none_or(|at| at.elapsed() >= LOOK_FOR_INTENTS_EVERY);
+        if due {
+            *looked_at = Some(Instant::now());
+        }
+        due
+    }
+}
+
+/// How often, at most, a range that had intents is looked through for any.
+const LOOK_FOR_INTENTS_EVERY: Duration = Duration::from_millis(100);
+
+/// Changes of what requests keep of a range, counted by the replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    special: u64,
+    intents: u64,
+}
+
+impl Counts {
+    #[must_use]
+    pub fn of(access: &dyn RangeAccess) -> Self {
+        Self { special: access.special_generation(), intents: access.intent_generation() }
+    }
+
+    const fn are_even(self) -> bool {
+        self.special.is_multiple_of(2) && self.intents.is_multiple_of(2)
+    }
+}
+
+/// The counts around a snapshot.
 #[derive(Clone, Copy)]
 pub struct Generations {
-    pub before: u64,
-    pub after: u64,
+    pub before: Counts,
+    pub after: Counts,
 }
 
 impl Generations {
-    /// The generation the snapshot shows, if that is certain.
+    /// The special generation the snapshot shows, if that is certain.
     fn settled(self) -> Option<u64> {
-        (self.before == self.after && self.before.is_multiple_of(2)).then_some(self.before)
+        let (before, after) = (self.before.special, self.after.special);
+        (before == after && before.is_multiple_of(2)).then_some(before)
+    }
+
+    /// All that the snapshot shows, if that is certain.
+    fn all_settled(self) -> Option<Counts> {
+        (self.before == self.after && self.before.are_even()).then_some(self.before)
     }
 }
 
@@ -60,6 +117,7 @@ impl Generations {
 pub struct View {
     pub snapshot: Arc<dyn Snapshot>,
     pub specials: Arc<Specials>,
+    generations: Generations,
 }
 
 /// How the leader is confirmed.
@@ -84,9 +142,9 @@ impl View {
         if !leased() {
             return Ok(None);
         }
-        let before = target.access().special_generation();
+        let before = Counts::of(target.access());
         let snapshot = engine.snapshot();
-        let after = target.access().special_generation();
+        let after = Counts::of(target.access());
         if !leased() {
             return Ok(None);
         }
@@ -108,6 +166,22 @@ impl View {
         ))
     }
 
+    /// Remembers for writes to come that the range holds no intents, if that is so. Looks seldom.
+    ///
+    /// # Errors
+    /// Engine errors and damage.
+    pub fn look_for_intents(&self, target: &Target) -> Result<(), Refusal> {
+        let hint = &target.state().intents;
+        let Some(counts) = self.generations.all_settled().filter(|_| hint.is_due()) else {
+            return Ok(());
+        };
+        let found = intents_below(&*self.snapshot, target.span(), Timestamp::MAX, 1)?;
+        if found.intents.is_empty() {
+            *hint.none_at.lock() = Some(counts);
+        }
+        Ok(())
+    }
+
     /// Completes a snapshot that was taken under confirmed leadership.
     pub fn with(
         snapshot: Arc<dyn Snapshot>,
@@ -120,7 +194,7 @@ impl View {
         let cache = &target.state().specials;
         let settled = generations.settled();
         if let Some(specials) = settled.and_then(|generation| cache.at(generation)) {
-            return Ok(Self { snapshot, specials });
+            return Ok(Self { snapshot, specials, generations });
         }
         metrics::SPECIALS_LOADED.inc();
         let specials = Arc::new(Specials {
@@ -133,6 +207,6 @@ impl View {
         if let Some(generation) = settled {
             cache.keep(generation, Arc::clone(&specials));
         }
-        Ok(Self { snapshot, specials })
+        Ok(Self { snapshot, specials, generations })
     }
 }

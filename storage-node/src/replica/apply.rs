@@ -42,6 +42,8 @@ pub struct Applier {
     pub frozen: Option<Freeze>,
     /// Bytes that removals have freed since this process took the replica up: an estimate.
     pub freed_bytes: u64,
+    /// Intents that were placed since then.
+    pub intents_placed: u64,
 }
 
 /// The range is frozen, to become part of its left neighbour.
@@ -131,6 +133,8 @@ impl Applier {
                     detail: format!("column family {} is not known", mutation.family),
                 })?;
                 special |= matches!(family, Family::Meta | Family::RangeTombstone);
+                let is_intent = family == Family::Lock && mutation.value.is_some();
+                self.intents_placed += u64::from(is_intent);
                 match &mutation.value {
                     Some(value) => batch.put(family, &mutation.key, value),
                     None => batch.delete(family, &mutation.key),

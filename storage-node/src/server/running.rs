@@ -14,6 +14,7 @@ use crate::store::{Store, StoreOptions};
 use crate::transport::{
     AddressBook, Identity, Outbox, RaftTransportService, known_addresses, raft_transport_service,
 };
+use crate::txn::Actor;
 use crate::write::{self, Writer};
 use rangedb_placement_client::TimestampClient;
 use rangedb_proto::internal::v1::node_server::NodeServer;
@@ -98,7 +99,8 @@ pub(super) async fn bring_up(
         Arc::new(store.clone()) as Arc<dyn Ranges>,
         Arc::clone(&states),
         Arc::clone(&reader),
-        Writer::new(reader, oracle),
+        Writer::new(Arc::clone(&reader), Arc::clone(&oracle)),
+        Actor::new(reader, oracle),
         requests.clone(),
         requests_stop.clone(),
     );

@@ -78,6 +78,17 @@ pub(super) fn node_error(refusal: Refusal) -> wire::NodeError {
         }
         Refusal::OutcomeUnknown(_) => Kind::OutcomeUnknown(node_error::OutcomeUnknown {}),
         Refusal::Corrupt(_) => Kind::Corrupt(node_error::Corrupt {}),
+        Refusal::KeyLocked { key, lock } => Kind::KeyLocked(super::actions::intent(key, &lock)),
+        Refusal::WriteConflict { key, version } => {
+            Kind::WriteConflict(node_error::WriteConflict { key, version: version.0 })
+        }
+        Refusal::Aborted => Kind::Aborted(node_error::Aborted {}),
+        Refusal::Committed { version } => {
+            Kind::Committed(node_error::Committed { version: version.0 })
+        }
+        Refusal::CommitTooEarly { least } => {
+            Kind::CommitTooEarly(node_error::CommitTooEarly { least: least.0 })
+        }
     };
     wire::NodeError { message, kind: Some(kind) }
 }

@@ -4,16 +4,17 @@ use super::decode::{Decoded, Op, decode};
 use super::flow::{Answers, ResponseStream, UnderWay, channel, response};
 use super::held::{Held, LOOKS, LOOKS_FOR_PART, passes_soon};
 use super::metrics::Kind;
-use super::{convert, metrics};
+use super::{actions, convert, metrics};
 use crate::access::{RangeStates, Ranges, Refusal, Target, resolve};
-use crate::read::{Get, GetResult, Reader, Scan};
+use crate::read::{Get, GetResult, ReadAt, Reader, Scan};
+use crate::txn::{Action, Actor};
 use crate::write::{Batch, StatusQuery, Work, WorkResult, Write, Writer};
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use prost::Message as _;
 use rangedb_proto::internal::v1::data_response::Result as Answer;
 use rangedb_proto::internal::v1::{DataRequests, DataResponse};
-use rangedb_types::{Epoch, RangeId, Timestamp};
+use rangedb_types::{Epoch, RangeId, Span};
 use std::sync::Arc;
 use std::time::Instant as Clock;
 use tokio::time::Instant;
@@ -27,6 +28,7 @@ pub struct DataPlane {
     states: Arc<RangeStates>,
     reader: Arc<Reader>,
     writer: Arc<Writer>,
+    actor: Arc<Actor>,
     /// Owns the streams and what they started.
     tasks: TaskTracker,
     /// Ends the streams; what they started goes on to its end.
@@ -73,10 +75,11 @@ impl DataPlane {
         states: Arc<RangeStates>,
         reader: Arc<Reader>,
         writer: Arc<Writer>,
+        actor: Arc<Actor>,
         tasks: TaskTracker,
         stop: CancellationToken,
     ) -> Arc<Self> {
-        Arc::new(Self { ranges, states, reader, writer, tasks, stop })
+        Arc::new(Self { ranges, states, reader, writer, actor, tasks, stop })
     }
 
     /// Serves one stream in a task of its own.
@@ -214,21 +217,21 @@ impl DataPlane {
         let Held { tag, decoded, deadline } = request;
         let kind = decoded.operation.kind();
         match decoded.operation {
-            Op::Get { keys, read_version } => {
+            Op::Get { keys, at } => {
                 keys.iter().try_for_each(|key| target.check_key(key))?;
                 keys.iter().for_each(|key| target.state().traffic.read(key));
                 let get = Get { tag, target, keys, deadline };
-                if read_version.is_zero() {
+                if at.version.is_zero() {
                     sorted.gets.push(get);
                 } else {
-                    self.get_at(get, read_version, message.clone());
+                    self.get_at(get, at, message.clone());
                 }
             }
-            Op::Scan { span, options, read_version } => {
+            Op::Scan { span, options, at } => {
                 let inside = target.span().intersect(&span);
                 let span = inside.ok_or_else(|| target.epoch_mismatch(&span))?;
                 target.state().traffic.read(&Bytes::copy_from_slice(&span.start));
-                let scan = Scan { target, span, options, read_version, deadline };
+                let scan = Scan { target, span, options, at, deadline };
                 self.scan(tag, scan, message.clone());
             }
             Op::Write { change, identity } => {
@@ -242,6 +245,12 @@ impl DataPlane {
                 target.check_key(&key)?;
                 let query = StatusQuery { target, key, request_id, seen, deadline };
                 sorted.add_work(tag, kind, Work::Status(query));
+            }
+            Op::Action(action) => {
+                let action = self.inside(action, &target)?;
+                let (key, bytes) = action.extent();
+                target.state().traffic.write(&key, bytes);
+                self.act(tag, target, action, deadline, message.clone());
             }
         }
         Ok(())
@@ -262,11 +271,39 @@ impl DataPlane {
         Ok(target)
     }
 
-    fn get_at(&self, get: Get, read_version: Timestamp, message: Message) {
+    /// An action all of whose keys are the range's, and whose spans are cut to it.
+    fn inside(&self, action: Action, target: &Target) -> Result<Action, Refusal> {
+        let cut =
+            |span: &Span| target.span().intersect(span).ok_or_else(|| target.epoch_mismatch(span));
+        Ok(match action {
+            Action::Resolve { id, span, commit_ts } => {
+                Action::Resolve { id, span: cut(&span)?, commit_ts }
+            }
+            Action::CheckReads { id, snapshot_ts, commit_ts, keys, spans } => {
+                keys.iter().try_for_each(|key| target.check_key(key))?;
+                let spans = spans.iter().map(cut).collect::<Result<_, _>>()?;
+                Action::CheckReads { id, snapshot_ts, commit_ts, keys, spans }
+            }
+            action => {
+                target.check_span(&action.span())?;
+                action
+            }
+        })
+    }
+
+    fn act(&self, tag: u64, target: Target, action: Action, deadline: Instant, message: Message) {
+        let actor = Arc::clone(&self.actor);
+        self.tasks.spawn(async move {
+            let answer = actor.act(target, action, deadline).await.map(actions::done);
+            message.answers.send(vec![message.answer(tag, Kind::Action, answer)]);
+        });
+    }
+
+    fn get_at(&self, get: Get, at: ReadAt, message: Message) {
         let reader = Arc::clone(&self.reader);
         self.tasks.spawn(async move {
             let tag = get.tag;
-            let result = reader.get_at(get, read_version).await;
+            let result = reader.get_at(get, at).await;
             message.answer_gets(vec![(tag, result)]);
         });
     }

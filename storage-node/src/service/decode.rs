@@ -2,6 +2,8 @@
 
 use super::metrics::Kind;
 use crate::access::Refusal;
+use crate::read::ReadAt;
+use crate::txn::Action;
 use crate::write::{Change, Identity};
 use bytes::Bytes;
 use rangedb_mvcc::{Condition, ScanOptions};
@@ -30,10 +32,11 @@ pub(super) struct Decoded {
 
 #[derive(Debug)]
 pub(super) enum Op {
-    Get { keys: Vec<Bytes>, read_version: Timestamp },
-    Scan { span: Span, options: ScanOptions, read_version: Timestamp },
+    Get { keys: Vec<Bytes>, at: ReadAt },
+    Scan { span: Span, options: ScanOptions, at: ReadAt },
     Write { change: Change, identity: Identity },
     Status { key: Bytes, request_id: RequestId, seen: Timestamp },
+    Action(Action),
 }
 
 impl Op {
@@ -45,6 +48,7 @@ impl Op {
             Self::Write { change: Change::Delete { .. }, .. } => Kind::Delete,
             Self::Write { change: Change::DeleteRange { .. }, .. } => Kind::DeleteRange,
             Self::Status { .. } => Kind::CommitStatus,
+            Self::Action(_) => Kind::Action,
         }
     }
 
@@ -63,11 +67,12 @@ impl Op {
                 change: Change::Put { key, .. } | Change::Delete { key, .. }, ..
             }
             | Self::Status { key, .. } => Span::of_key(key),
+            Self::Action(action) => action.span(),
         }
     }
 }
 
-fn invalid(words: &str) -> Refusal {
+pub(super) fn invalid(words: &str) -> Refusal {
     Refusal::Invalid(words.to_owned())
 }
 
@@ -81,7 +86,7 @@ pub(super) fn decode(request: wire::DataRequest) -> Result<Decoded, Refusal> {
             if get.keys.is_empty() {
                 return Err(invalid("the request names no key"));
             }
-            Op::Get { keys: get.keys, read_version: Timestamp(get.read_version) }
+            Op::Get { keys: get.keys, at: read_at(get.read_version, &get.pass_over) }
         }
         Operation::Put(put) => Op::Write {
             change: Change::Put {
@@ -105,13 +110,14 @@ pub(super) fn decode(request: wire::DataRequest) -> Result<Decoded, Refusal> {
         Operation::Scan(scan) => Op::Scan {
             span: span(&scan.start, &scan.end)?,
             options: scan_options(&scan),
-            read_version: Timestamp(scan.read_version),
+            at: read_at(scan.read_version, &scan.pass_over),
         },
         Operation::CommitStatus(status) => Op::Status {
             request_id: request_id(&status.request_id)?,
             key: status.key,
             seen: Timestamp(status.seen_version),
         },
+        Operation::Action(action) => Op::Action(super::actions::decode(action)?),
     };
     Ok(Decoded {
         range_id: RangeId(request.range_id),
@@ -119,6 +125,11 @@ pub(super) fn decode(request: wire::DataRequest) -> Result<Decoded, Refusal> {
         timeout: timeout(request.timeout_ms),
         operation,
     })
+}
+
+fn read_at(version: u64, pass_over: &[u64]) -> ReadAt {
+    let pass_over = pass_over.iter().copied().map(Timestamp).collect();
+    ReadAt { version: Timestamp(version), pass_over }
 }
 
 fn timeout(timeout_ms: u32) -> Duration {
@@ -129,11 +140,11 @@ fn timeout(timeout_ms: u32) -> Duration {
     timeout - (timeout / 10).min(ANSWER_MARGIN_MAX)
 }
 
-fn key(key: Bytes) -> Result<Bytes, Refusal> {
+pub(super) fn key(key: Bytes) -> Result<Bytes, Refusal> {
     if key.is_empty() { Err(invalid("the key is empty")) } else { Ok(key) }
 }
 
-fn span(start: &Bytes, end: &Bytes) -> Result<Span, Refusal> {
+pub(super) fn span(start: &Bytes, end: &Bytes) -> Result<Span, Refusal> {
     Span::new(start.to_vec(), end.to_vec())
         .map_err(|_| invalid("the start of the span does not lie before its end"))
 }
@@ -221,7 +232,7 @@ mod tests {
     #[test]
     fn a_gets_span_holds_all_its_keys() {
         let keys = [&b"m"[..], b"a", b"z"].map(Bytes::from_static).to_vec();
-        let span = Op::Get { keys: keys.clone(), read_version: Timestamp::ZERO }.span();
+        let span = Op::Get { keys: keys.clone(), at: ReadAt::default() }.span();
         assert!(keys.iter().all(|key| span.contains(key)) && !span.contains(b"zz"));
     }
 }

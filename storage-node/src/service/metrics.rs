@@ -17,18 +17,20 @@ pub enum Kind {
     DeleteRange,
     Scan,
     CommitStatus,
+    Action,
     /// What could not be read.
     Invalid,
 }
 
 impl Kind {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Get,
         Self::Put,
         Self::Delete,
         Self::DeleteRange,
         Self::Scan,
         Self::CommitStatus,
+        Self::Action,
         Self::Invalid,
     ];
 
@@ -40,6 +42,7 @@ impl Kind {
             Self::DeleteRange => "delete_range",
             Self::Scan => "scan",
             Self::CommitStatus => "commit_status",
+            Self::Action => "action",
             Self::Invalid => "invalid",
         }
     }

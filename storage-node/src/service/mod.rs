@@ -5,6 +5,7 @@
 //! stream is answered once; a stream that does not read its answers is not read from either; a
 //! write goes on to its end though its stream has gone.
 
+mod actions;
 mod convert;
 mod data;
 mod decode;

@@ -73,7 +73,7 @@ fn put(node: &TestNode, key: &str, value: &str) -> Operation {
 
 fn get(keys: &[&str]) -> Operation {
     let keys = keys.iter().map(|key| bytes(key)).collect();
-    Operation::Get(wire::NodeGet { keys, read_version: 0 })
+    Operation::Get(wire::NodeGet { keys, ..wire::NodeGet::default() })
 }
 
 fn scan(start: &str, end: &str, limit: u64, read_version: u64) -> Operation {

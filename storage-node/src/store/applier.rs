@@ -68,6 +68,8 @@ pub(super) type Answers = Vec<(Vec<ProposeReply>, Result<(), ProposeError>)>;
 pub(super) struct Progress {
     changes: Vec<ConfChangeV2>,
     special: bool,
+    /// Intents were placed.
+    intents: bool,
     /// The bounds changed.
     pub(super) boundary: bool,
 }
@@ -191,6 +193,7 @@ impl ApplyThread {
                 continue;
             };
             let (bytes_before, freed) = (self.batch.data_bytes(), owned.applier.freed_bytes);
+            let intents = owned.applier.intents_placed;
             let applied = owned.applier.apply(&entry, &mut self.batch);
             owned.handle.add_bytes(self.batch.data_bytes() - bytes_before);
             let freed = owned.applier.freed_bytes - freed;
@@ -201,6 +204,10 @@ impl ApplyThread {
             let (outcome, result) =
                 applied.map_err(|error| format!("range {range_id} cannot go on: {error}"))?;
             let progress = self.progress.entry(range_id).or_default();
+            if owned.applier.intents_placed > intents && !progress.intents {
+                progress.intents = true;
+                owned.handle.bump_intent_generation();
+            }
             self.answers.push((replies, result));
             match outcome {
                 Outcome::Written => {}
@@ -291,6 +298,9 @@ impl ApplyThread {
             );
             if progress.special {
                 owned.handle.bump_special_generation();
+            }
+            if progress.intents {
+                owned.handle.bump_intent_generation();
             }
             notices.push(AppliedNotice {
                 range_id,

@@ -111,6 +111,7 @@ pub struct ReplicaHandle {
     applied_index: AtomicU64,
     largest_commit: AtomicU64,
     special_generation: AtomicU64,
+    intent_generation: AtomicU64,
     size: RangeSize,
     frozen: RwLock<Option<Freeze>>,
     /// Somebody read under the lease since the Raft thread last looked.
@@ -147,6 +148,7 @@ impl ReplicaHandle {
             applied_index: AtomicU64::new(0),
             largest_commit: AtomicU64::new(0),
             special_generation: AtomicU64::new(0),
+            intent_generation: AtomicU64::new(0),
             size: RangeSize::default(),
             frozen: RwLock::new(None),
             used: AtomicBool::new(false),
@@ -257,6 +259,13 @@ impl ReplicaHandle {
     #[must_use]
     pub fn special_generation(&self) -> u64 {
         self.special_generation.load(Ordering::SeqCst)
+    }
+
+    /// The same for intents that are placed. What a snapshot, a split or a merge changes at once is told by
+    /// the special generation alone.
+    #[must_use]
+    pub fn intent_generation(&self) -> u64 {
+        self.intent_generation.load(Ordering::SeqCst)
     }
 
     /// Roughly how many bytes the range holds, all versions counted; `None` if nobody measured yet.
@@ -436,5 +445,10 @@ impl ReplicaHandle {
     /// Call before and after a write of fences or range tombstones becomes visible.
     pub(super) fn bump_special_generation(&self) {
         self.special_generation.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Call before and after intents that were placed become visible.
+    pub(super) fn bump_intent_generation(&self) {
+        self.intent_generation.fetch_add(1, Ordering::SeqCst);
     }
 }

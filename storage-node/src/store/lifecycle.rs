@@ -68,6 +68,7 @@ impl Worker {
             largest_commit: Timestamp::ZERO,
             frozen: None,
             freed_bytes: 0,
+            intents_placed: 0,
         };
         range_state::create(self.shared.engine.as_ref(), &applier)?;
         let state = self.reset_log(replica_id, INITIAL_POSITION)?;

@@ -145,6 +145,7 @@ mod tests {
             largest_commit: Timestamp::ZERO,
             frozen: None,
             freed_bytes: 0,
+            intents_placed: 0,
         }
     }
 

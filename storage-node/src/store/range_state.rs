@@ -70,6 +70,7 @@ fn applier(state: RangeState, applied: AppliedState, frozen: Option<FreezeState>
     Applier {
         frozen,
         freed_bytes: 0,
+        intents_placed: 0,
         replica_id: state.replica_id,
         descriptor: Arc::new(state.descriptor),
         applied: LogPosition { index: applied.index, term: applied.term },
@@ -163,6 +164,7 @@ pub fn split_off(
         largest_commit,
         frozen: None,
         freed_bytes: 0,
+        intents_placed: 0,
     };
     put(batch, &applier, true);
     Ok(Some(applier))
@@ -218,5 +220,6 @@ pub fn empty(replica_id: ReplicaId, descriptor: RangeDescriptor) -> Applier {
         largest_commit: Timestamp::ZERO,
         frozen: None,
         freed_bytes: 0,
+        intents_placed: 0,
     }
 }

@@ -25,6 +25,17 @@ pub(super) fn of_change(
         Change::Delete { key, .. } => rangedb_mvcc::delete(key, version, request_id),
         Change::DeleteRange { span } => rangedb_mvcc::delete_range(span, version, request_id),
     };
+    of_mutations(mutations, version)
+}
+
+/// The command of some mutations that make versions at a commit timestamp, or none at zero.
+///
+/// # Errors
+/// `Invalid` if it does not fit in a Raft entry.
+pub(crate) fn of_mutations(
+    mutations: Vec<Mutation>,
+    version: Timestamp,
+) -> Result<wire::WriteCommand, Refusal> {
     let bytes: usize = mutations.iter().map(Mutation::byte_size).sum();
     if bytes + ENTRY_OVERHEAD_BYTES > RAFT_ENTRY_BYTES_MAX {
         return Err(Refusal::Invalid(format!(

@@ -23,7 +23,7 @@
 //!    until the proposal is settled at this leader.
 
 mod batch;
-mod command;
+pub(crate) mod command;
 pub mod metrics;
 pub mod stamps;
 mod writer;
@@ -31,6 +31,7 @@ mod writer;
 pub use batch::{Batch, Work, WorkResult};
 pub use stamps::{InFlight, ReadStart, StampError, Stamps};
 pub use writer::{Change, Identity, StatusQuery, Write, Writer};
+pub(crate) use writer::{Proposal, Settling, refusal_of, refusal_of_latch};
 
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 use super::*;
 use crate::access::testing::{BEGINNING, EPOCH, RANGE, TestNode, until};
 use crate::access::{Refusal, resolve};
-use crate::read::Get;
+use crate::read::{Get, ReadAt};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use rangedb_mvcc::Condition;
@@ -72,8 +72,9 @@ impl TestNode {
     async fn read(&self, key: &str, read_version: Timestamp) -> Option<(Bytes, Timestamp)> {
         let target = resolve(&self.ranges, &self.states, RANGE, EPOCH, Span::all).unwrap();
         let keys = vec![Bytes::copy_from_slice(key.as_bytes())];
+        let at = ReadAt { version: read_version, pass_over: Vec::new() };
         let get = Get { tag: 0, target, keys, deadline: Instant::now() + SOON };
-        let values = self.reader.get_at(get, read_version).await.unwrap();
+        let values = self.reader.get_at(get, at).await.unwrap();
         values[0].clone().map(|value| (value.bytes, value.version))
     }
 

@@ -8,6 +8,8 @@ use crate::read::{Reader, Specials, View};
 use crate::store::ProposeError;
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use rangedb_engine::Snapshot;
+use rangedb_mvcc::txn::{intent_of, intents_below};
 use rangedb_mvcc::{Condition, ConditionError, check_condition, find_delete_range, find_request};
 use rangedb_types::limits::REQUEST_ID_LIFETIME_MS;
 use rangedb_types::{RequestId, Span, Timestamp};
@@ -113,7 +115,8 @@ impl Writer {
         }
         let generation = target.access().special_generation();
         let specials = target.state().specials.at(generation);
-        specials.is_some_and(|specials| specials.fences.get(identity.request_id).is_none())
+        target.state().intents.none(target.access())
+            && specials.is_some_and(|specials| specials.fences.get(identity.request_id).is_none())
     }
 
     /// One timestamp, for as many writes as the caller likes whose latches are all held by now and
@@ -147,14 +150,19 @@ impl Writer {
             stamps.raise_lookup_floor(target.term(), identity.seen);
         }
         let condition = change.condition();
-        if !lookup && condition == Condition::None {
+        let intents = !target.state().intents.none(target.access());
+        if !lookup && !intents && condition == Condition::None {
             let generation = target.access().special_generation();
             if let Some(specials) = target.state().specials.at(generation) {
                 return check_fence(&specials, identity.request_id).map(|()| None);
             }
         }
         let (change, identity) = (change.clone(), *identity);
-        let look = move |view: &View| look_at(view, &change, &identity, lookup);
+        let of = target.clone();
+        let look = move |view: &View| {
+            view.look_for_intents(&of)?;
+            look_at(view, &change, &identity, lookup)
+        };
         if condition == Condition::None {
             self.reader.unconfirmed(target, *deadline, look).await
         } else {
@@ -216,9 +224,9 @@ pub(super) enum NotProposed {
 }
 
 /// A write on its way through the log.
-pub(super) struct Proposal {
-    outcome: BoxFuture<'static, Result<(), ProposeError>>,
-    in_flight: InFlight,
+pub(crate) struct Proposal {
+    pub(crate) outcome: BoxFuture<'static, Result<(), ProposeError>>,
+    pub(crate) in_flight: InFlight,
 }
 
 /// Stamps and proposes. The caller holds the write's latch, got `version` from the oracle after
@@ -245,14 +253,14 @@ pub(super) fn propose(write: &Write, version: Timestamp) -> Result<Proposal, Not
 }
 
 /// Holds a write's latch and stamp until its proposal is settled.
-pub(super) struct Settling {
+pub(crate) struct Settling {
     outcome: BoxFuture<'static, Result<(), ProposeError>>,
     held: Option<(InFlight, Latch)>,
     target: Target,
 }
 
 impl Settling {
-    pub(super) fn new(proposal: Proposal, latch: Latch, target: Target) -> Self {
+    pub(crate) fn new(proposal: Proposal, latch: Latch, target: Target) -> Self {
         Self { outcome: proposal.outcome, held: Some((proposal.in_flight, latch)), target }
     }
 }
@@ -271,7 +279,7 @@ impl Future for Settling {
 
 /// What became of a proposal, in the words of requests. Only what surely never entered a log may be
 /// called anything but unknown.
-fn refusal_of(error: &ProposeError, target: &Target) -> Refusal {
+pub(crate) fn refusal_of(error: &ProposeError, target: &Target) -> Refusal {
     match error {
         ProposeError::NotLeader => target.not_leader(),
         ProposeError::EpochMismatch => target.epoch_mismatch(target.span()),
@@ -295,7 +303,7 @@ async fn wait_for(latch: &mut Latch, deadline: Instant) -> Result<(), Refusal> {
     latch.wait(deadline).await.map_err(refusal_of_latch)
 }
 
-pub(super) const fn refusal_of_latch(error: LatchError) -> Refusal {
+pub(crate) const fn refusal_of_latch(error: LatchError) -> Refusal {
     match error {
         LatchError::TooManyWaiting => Refusal::Overloaded("too many writes wait for the same keys"),
         LatchError::Deadline => {
@@ -320,7 +328,7 @@ fn look_at(
     identity: &Identity,
     lookup: bool,
 ) -> Result<Option<Timestamp>, Refusal> {
-    let View { snapshot, specials } = view;
+    let View { snapshot, specials, .. } = view;
     let Identity { request_id, seen, .. } = *identity;
     if lookup {
         let found = match change {
@@ -338,6 +346,7 @@ fn look_at(
         }
     }
     check_fence(specials, request_id)?;
+    check_intents(&**snapshot, change)?;
     let (Change::Put { key, condition, .. } | Change::Delete { key, condition }) = change else {
         return Ok(None);
     };
@@ -347,6 +356,23 @@ fn look_at(
             current: current.map(|value| (value.bytes, value.version)),
         }),
         Err(ConditionError::Mvcc(error)) => Err(error.into()),
+    }
+}
+
+/// A write outside of transactions waits for every intent on what it changes.
+fn check_intents(snapshot: &dyn Snapshot, change: &Change) -> Result<(), Refusal> {
+    let found = match change {
+        Change::Put { key, .. } | Change::Delete { key, .. } => {
+            intent_of(snapshot, key)?.map(|lock| (key.clone(), lock))
+        }
+        Change::DeleteRange { span } => {
+            let found = intents_below(snapshot, span, Timestamp::MAX, 1)?.intents.pop();
+            found.map(|(key, lock)| (Bytes::from(key), lock))
+        }
+    };
+    match found {
+        Some((key, lock)) => Err(Refusal::KeyLocked { key, lock: Box::new(lock) }),
+        None => Ok(()),
     }
 }
 
@@ -365,7 +391,7 @@ fn look_for_status(
     seen: Timestamp,
     now: Timestamp,
 ) -> Result<Status, Refusal> {
-    let View { snapshot, specials } = view;
+    let View { snapshot, specials, .. } = view;
     let mut found = find_request(&**snapshot, key, request_id, seen)?;
     if found.is_none() {
         found = find_delete_range(&**snapshot, &Span::of_key(key), request_id, seen)?;

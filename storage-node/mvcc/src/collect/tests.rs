@@ -1,5 +1,5 @@
 use super::*;
-use crate::{ScanOptions, delete, delete_range, get, put, scan};
+use crate::{ScanOptions, Seen, delete, delete_range, get, put, scan};
 use proptest::prelude::*;
 use rangedb_engine::{Durability, Engine, EngineKind, EngineSettings, WriteBatch};
 use rangedb_types::RequestId;
@@ -165,13 +165,13 @@ proptest! {
             let options = ScanOptions::default();
             let all = Span::all();
             prop_assert_eq!(
-                scan(&*a, &ta, &all, read, &options).unwrap(),
-                scan(&*b, &tb, &all, read, &options).unwrap()
+                scan(&*a, &ta, &all, Seen::at(read), &options).unwrap(),
+                scan(&*b, &tb, &all, Seen::at(read), &options).unwrap()
             );
             for key in 0..6u8 {
                 prop_assert_eq!(
-                    get(&*a, &ta, &[key], read).unwrap(),
-                    get(&*b, &tb, &[key], read).unwrap()
+                    get(&*a, &ta, &[key], Seen::at(read)).unwrap(),
+                    get(&*b, &tb, &[key], Seen::at(read)).unwrap()
                 );
             }
         }

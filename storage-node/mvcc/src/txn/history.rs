@@ -29,7 +29,7 @@ pub(super) fn look(
     key: &[u8],
     id: Timestamp,
 ) -> Result<Found> {
-    let lock = lock_of(snapshot, key)?;
+    let lock = intent_of(snapshot, key)?;
     let mut newest_foreign = tombstones.newest(key, Timestamp::MAX).unwrap_or_default();
     let mut fate = None;
     for_each_version(snapshot, key, id, |version, record| {
@@ -51,7 +51,10 @@ pub(super) fn fate(snapshot: &dyn Snapshot, key: &[u8], id: Timestamp) -> Result
 }
 
 /// The intent on a key, whose ever it is.
-pub(super) fn lock_of(snapshot: &dyn Snapshot, key: &[u8]) -> Result<Option<LockRecord>> {
+///
+/// # Errors
+/// Engine errors and damage.
+pub fn intent_of(snapshot: &dyn Snapshot, key: &[u8]) -> Result<Option<LockRecord>> {
     let lock = snapshot.get(Family::Lock, &encode_key(key))?;
     lock.map(|lock| LockRecord::decode(&lock)).transpose()
 }

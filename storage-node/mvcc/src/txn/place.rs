@@ -106,10 +106,20 @@ pub(super) fn check(found: Found, txn: &Transaction, key: &[u8]) -> Result<Optio
 }
 
 impl Plan {
-    /// The least commit timestamp of the firm intent that is there already.
     #[must_use]
-    pub fn placed(&self) -> Option<Timestamp> {
-        self.own.as_ref().filter(|lock| !lock.tentative).map(|lock| lock.min_commit_ts)
+    pub fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    /// The least commit timestamp that its intent has once it is placed at a timestamp: another one if it
+    /// stands there already.
+    #[must_use]
+    pub fn least_at(&self, version: Timestamp) -> Timestamp {
+        match &self.own {
+            Some(own) if own.tentative => own.min_commit_ts.max(version),
+            Some(own) => own.min_commit_ts,
+            None => version,
+        }
     }
 
     /// Bytes that it will write, about.

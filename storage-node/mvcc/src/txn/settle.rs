@@ -1,6 +1,6 @@
 //! The end of intents: versions or marks.
 
-use super::history::{Fate, fate, lock_of};
+use super::history::{Fate, fate, intent_of};
 use super::place::{has_long_value, version_of};
 use super::{ActionError, Result};
 use crate::Mutation;
@@ -20,7 +20,7 @@ pub fn commit(
     key: &[u8],
     commit_ts: Timestamp,
 ) -> Result<Vec<Mutation>> {
-    match lock_of(snapshot, key)?.filter(|lock| lock.start_ts == id) {
+    match intent_of(snapshot, key)?.filter(|lock| lock.start_ts == id) {
         Some(lock) if lock.tentative => Err(ActionError::Aborted { key: key.to_vec() }),
         Some(lock) if commit_ts < lock.min_commit_ts => {
             Err(ActionError::CommitTooEarly { least: lock.min_commit_ts })
@@ -38,7 +38,7 @@ pub fn commit(
 /// # Errors
 /// `Committed` if it was committed there.
 pub fn roll_back(snapshot: &dyn Snapshot, id: Timestamp, key: &[u8]) -> Result<Vec<Mutation>> {
-    if let Some(lock) = lock_of(snapshot, key)?.filter(|lock| lock.start_ts == id) {
+    if let Some(lock) = intent_of(snapshot, key)?.filter(|lock| lock.start_ts == id) {
         return Ok(removal(key, &lock, true));
     }
     match fate(snapshot, key, id)? {
@@ -72,14 +72,42 @@ pub fn resolve(
 ) -> Result<Settled> {
     let mut page = walk(snapshot, span, limit, |lock| lock.start_ts == id)?;
     for (key, lock) in &page.intents {
-        page.mutations.extend(match commit_ts {
-            Some(commit_ts) if !lock.tentative => version_of(key, lock, commit_ts),
-            // A call that came late, to a transaction that was over: it says nothing.
-            Some(_) => removal(key, lock, false),
-            None => removal(key, lock, true),
-        });
+        page.mutations.extend(settled(key, lock, commit_ts));
     }
     Ok(page)
+}
+
+/// As [`resolve`], of single keys. Keys whose intents were not placed yet are marked if it was rolled back.
+///
+/// # Errors
+/// Engine errors and damage.
+pub fn resolve_keys(
+    snapshot: &dyn Snapshot,
+    id: Timestamp,
+    keys: &[impl AsRef<[u8]>],
+    commit_ts: Option<Timestamp>,
+) -> Result<Vec<Mutation>> {
+    let mut mutations = Vec::new();
+    for key in keys.iter().map(AsRef::as_ref) {
+        let own = intent_of(snapshot, key)?.filter(|lock| lock.start_ts == id);
+        match own {
+            Some(lock) => mutations.extend(settled(key, &lock, commit_ts)),
+            None if commit_ts.is_none() && fate(snapshot, key, id)?.is_none() => {
+                mutations.push(mark(key, id));
+            }
+            None => {}
+        }
+    }
+    Ok(mutations)
+}
+
+fn settled(key: &[u8], lock: &LockRecord, commit_ts: Option<Timestamp>) -> Vec<Mutation> {
+    match commit_ts {
+        Some(commit_ts) if !lock.tentative => version_of(key, lock, commit_ts),
+        // A call that came late, to a transaction that was over: it says nothing.
+        Some(_) => removal(key, lock, false),
+        None => removal(key, lock, true),
+    }
 }
 
 /// Intents of a span whose transactions began at or below a timestamp.

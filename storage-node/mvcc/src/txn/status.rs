@@ -1,6 +1,6 @@
 //! What is known of a transaction at its keys.
 
-use super::history::{Fate, fate, lock_of};
+use super::history::{Fate, fate, intent_of};
 use super::settle::{mark, removal};
 use super::{ActionError, Result};
 use crate::Mutation;
@@ -38,7 +38,7 @@ pub enum Status {
 /// Engine errors and damage.
 pub fn status(snapshot: &dyn Snapshot, query: &StatusQuery) -> Result<(Status, Vec<Mutation>)> {
     let StatusQuery { id, primary, now, push_above, roll_back_absent } = query;
-    let own = lock_of(snapshot, primary)?.filter(|lock| lock.start_ts == *id);
+    let own = intent_of(snapshot, primary)?.filter(|lock| lock.start_ts == *id);
     let Some(mut lock) = own else {
         return Ok(match fate(snapshot, primary, *id)? {
             Some(Fate::Committed(version)) => (Status::Committed(version), Vec::new()),
@@ -86,7 +86,7 @@ pub fn states(
     let mut mutations = Vec::new();
     let mut found = Vec::with_capacity(keys.len());
     for key in keys.iter().map(AsRef::as_ref) {
-        let own = lock_of(snapshot, key)?.filter(|lock| lock.start_ts == id);
+        let own = intent_of(snapshot, key)?.filter(|lock| lock.start_ts == id);
         found.push(match own {
             Some(lock) if lock.tentative => KeyState::Tentative,
             Some(lock) => KeyState::Firm { least: lock.min_commit_ts },
@@ -114,7 +114,7 @@ pub fn renew(
     primary: &[u8],
     lifetime_ms: u64,
 ) -> Result<Vec<Mutation>> {
-    match lock_of(snapshot, primary)?.filter(|lock| lock.start_ts == id) {
+    match intent_of(snapshot, primary)?.filter(|lock| lock.start_ts == id) {
         Some(lock) if lock.lifetime_ms >= lifetime_ms => Ok(Vec::new()),
         Some(lock) => {
             let lock = LockRecord { lifetime_ms, ..lock };

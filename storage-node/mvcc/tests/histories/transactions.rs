@@ -5,7 +5,8 @@ use bytes::Bytes;
 use rangedb_mvcc::record::LockRecord;
 use rangedb_mvcc::txn::{
     ActionError, KeyState, Plan, Settled, Status, StatusQuery, Transaction, Want, acquire,
-    check_reads, commit, firm_up, intents_below, plan, renew, resolve, roll_back, states, status,
+    check_reads, commit, firm_up, intents_below, plan, renew, resolve, resolve_keys, roll_back,
+    states, status,
 };
 use rangedb_types::{Span, Timestamp};
 
@@ -74,11 +75,18 @@ pub(super) fn run(history: &History, words: &Words<'_>) -> Result<String, Action
         }
         "resolve" => {
             let (snapshot, _) = history.snapshot();
-            let limit = words.number("limit").map_or(usize::MAX, |n| usize::try_from(n).unwrap());
+            let limit =
+                words.number("limit").map_or(usize::MAX, |n| usize::try_from(n).expect("small"));
             let id = transaction(words).id;
             let page = resolve(&*snapshot, id, &span(words), at(words, "at"), limit)?;
             history.write(&page.mutations);
             Ok(settled(&page))
+        }
+        "settle" => {
+            let (snapshot, _) = history.snapshot();
+            let id = transaction(words).id;
+            let mutations = resolve_keys(&*snapshot, id, &words.bare[2..], at(words, "at"))?;
+            Ok(history.write(&mutations))
         }
         "intents" => {
             let (snapshot, _) = history.snapshot();

@@ -101,6 +101,7 @@ impl Cluster {
                 largest_commit: Timestamp::ZERO,
                 frozen: None,
                 freed_bytes: 0,
+                intents_placed: 0,
             };
             let disk = Arc::new(SimDisk::new(initial_log()));
             let node = SimNode { disk, replica: None, applier, applied: Vec::new() };

@@ -1,0 +1,299 @@
+//! Commit, from the writes to the answer, and the clean-up behind it.
+
+use super::fate::{Fate, Haste, Inquiry};
+use super::ranges::{AtKey, cut, on_each};
+use super::steps::{act, commit_key, resolve};
+use crate::backoff::Backoff;
+use crate::dispatch::Dispatcher;
+use crate::errors::Failure;
+use crate::operation::Action;
+use bytes::Bytes;
+use rangedb_proto::internal::v1::node_action::{self, Kind, write};
+use rangedb_types::Timestamp;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Keys that an async commit names in its primary's intent.
+const ASYNC_KEYS_MAX: usize = 256;
+/// How long, in oracle time, intents stand of which nobody hears anything.
+const LIFETIME: Duration = Duration::from_secs(3);
+/// How long the clean-up behind a transaction is tried; whoever meets what it left goes on.
+const CLEAN_UP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pauses before a batch is tried again that gave way to another.
+const AGAIN_FIRST: Duration = Duration::from_millis(4);
+const AGAIN_LONGEST: Duration = Duration::from_millis(200);
+
+/// What a transaction does to a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    pub key: Bytes,
+    /// `None`: it is deleted.
+    pub value: Option<Bytes>,
+}
+
+impl AtKey for Write {
+    fn key(&self) -> &Bytes {
+        &self.key
+    }
+
+    fn byte_size(&self) -> usize {
+        self.key.len() + self.value.as_ref().map_or(0, Bytes::len)
+    }
+}
+
+/// Writes all keys at one version, whatever stands there now. `writes` are in the order of their keys,
+/// each key once, and at least one.
+///
+/// # Errors
+/// `TransactionUnknown` if it may have been committed; anything else means that it surely was not.
+pub async fn commit(
+    dispatcher: &Arc<Dispatcher>,
+    writes: Vec<Write>,
+    deadline: Instant,
+) -> Result<Timestamp, Failure> {
+    let writes = Arc::new(writes);
+    let mut backoff = Backoff::new(AGAIN_FIRST, AGAIN_LONGEST);
+    loop {
+        let id = dispatcher.timestamp(deadline).await?;
+        let writes = Arc::clone(&writes);
+        let commit = Commit { dispatcher: Arc::clone(dispatcher), id, writes, deadline };
+        match commit.run().await {
+            // It waited for one that waits for it, or was taken for dead. Nothing depends on its id.
+            Err(failure @ (Failure::KeyLocked { .. } | Failure::Aborted)) => {
+                let pause = backoff.pause();
+                if Instant::now() + pause >= deadline {
+                    return Err(failure);
+                }
+                tokio::time::sleep(pause).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// One transaction on its way.
+#[derive(Clone)]
+struct Commit {
+    dispatcher: Arc<Dispatcher>,
+    id: Timestamp,
+    writes: Arc<Vec<Write>>,
+    deadline: Instant,
+}
+
+impl Commit {
+    fn primary(&self) -> &Bytes {
+        &self.writes[0].key
+    }
+
+    fn all(&self) -> Vec<usize> {
+        (0..self.writes.len()).collect()
+    }
+
+    async fn run(&self) -> Result<Timestamp, Failure> {
+        let parts = cut(&self.dispatcher, &self.writes, &self.all(), self.deadline).await?;
+        if let [all] = parts.as_slice() {
+            match self.at_once(all).await {
+                Err(Failure::SeveralRanges) => {}
+                done => return done,
+            }
+        }
+        if self.writes.len() <= ASYNC_KEYS_MAX {
+            self.asynchronously().await
+        } else {
+            self.in_two_rounds().await
+        }
+    }
+
+    fn transaction(&self) -> node_action::Transaction {
+        node_action::Transaction {
+            id: self.id.0,
+            snapshot_version: 0,
+            primary: self.primary().clone(),
+            lifetime_ms: u64::try_from(LIFETIME.as_millis()).unwrap_or(u64::MAX),
+            sequence: 1,
+        }
+    }
+
+    fn wire(&self, part: &[usize]) -> Vec<node_action::Write> {
+        let of = |at: &usize| {
+            let Write { key, value } = self.writes[*at].clone();
+            let want = match value {
+                Some(value) => write::Want::Put(value),
+                None => write::Want::Delete(node_action::Nothing {}),
+            };
+            node_action::Write { key, want: Some(want) }
+        };
+        part.iter().map(of).collect()
+    }
+
+    /// One round of consensus.
+    async fn at_once(&self, part: &[usize]) -> Result<Timestamp, Failure> {
+        let kind = Kind::CommitAtOnce(node_action::CommitAtOnce {
+            transaction: Some(self.transaction()),
+            writes: self.wire(part),
+        });
+        let first = self.primary().clone();
+        let last = self.writes[self.writes.len() - 1].key.clone();
+        let action = Action { first, last, kind };
+        match act(&self.dispatcher, action, self.deadline).await {
+            Ok(result) => Ok(Timestamp(result.version)),
+            Err(failure) => self.judge(failure),
+        }
+    }
+
+    /// What a failed step means for the whole, where the whole may be decided by then.
+    fn judge(&self, failure: Failure) -> Result<Timestamp, Failure> {
+        match failure {
+            Failure::Committed { version } => Ok(version),
+            Failure::OutcomeUnknown { .. } => {
+                Err(Failure::TransactionUnknown { id: self.id, primary: self.primary().clone() })
+            }
+            failure => Err(failure),
+        }
+    }
+
+    /// Done once every intent is durable.
+    async fn asynchronously(&self) -> Result<Timestamp, Failure> {
+        let others: Vec<_> = self.writes[1..].iter().map(|write| write.key.clone()).collect();
+        let others = Some(node_action::Keys { keys: others });
+        match self.prewrite(self.all(), others.as_ref()).await {
+            Ok(version) => {
+                self.clean_up(Some(version));
+                Ok(version)
+            }
+            Err(failure) => {
+                let judged = self.judge(failure);
+                self.clean_up(judged.as_ref().ok().copied());
+                judged
+            }
+        }
+    }
+
+    /// Places intents; gives the greatest of their least commit timestamps.
+    async fn prewrite(
+        &self,
+        wanted: Vec<usize>,
+        secondaries: Option<&node_action::Keys>,
+    ) -> Result<Timestamp, Failure> {
+        let step = |part: &[usize]| {
+            Kind::Prewrite(node_action::Prewrite {
+                transaction: Some(self.transaction()),
+                writes: self.wire(part),
+                secondaries: secondaries.filter(|_| part[0] == 0).cloned(),
+            })
+        };
+        let done = on_each(&self.dispatcher, &self.writes, wanted, self.deadline, &step).await;
+        if let Some(failure) = done.failure {
+            return Err(failure);
+        }
+        let versions = done.results.iter().map(|(_, result)| Timestamp(result.version));
+        Ok(versions.max().unwrap_or_default())
+    }
+
+    /// Intents in pages, then the primary.
+    async fn in_two_rounds(&self) -> Result<Timestamp, Failure> {
+        let result = {
+            let renewed = self.clone();
+            let renewal = tokio::spawn(async move { renewed.renew().await });
+            let result = self.place_and_commit().await;
+            renewal.abort();
+            result
+        };
+        let judged = result.or_else(|failure| self.judge(failure));
+        self.clean_up(judged.as_ref().ok().copied());
+        judged
+    }
+
+    async fn place_and_commit(&self) -> Result<Timestamp, Failure> {
+        // The primary stands before any other, so that nobody who meets another finds nothing there.
+        let page = cut(&self.dispatcher, &self.writes, &self.all(), self.deadline).await?;
+        let first = page.into_iter().next().unwrap_or_default();
+        let rest = (first.len()..self.writes.len()).collect();
+        // A step whose end is not known decides nothing yet: the primary does.
+        let undecided = |failure| match failure {
+            Failure::OutcomeUnknown { .. } => Failure::RangeUnavailable {
+                range_id: rangedb_types::RangeId(0),
+                why: "its writes could not be prepared in time".to_owned(),
+            },
+            failure => failure,
+        };
+        self.prewrite(first, None).await.map_err(undecided)?;
+        self.prewrite(rest, None).await.map_err(undecided)?;
+        loop {
+            let version = self.dispatcher.timestamp(self.deadline).await?;
+            let primary = self.primary();
+            let committed =
+                commit_key(&self.dispatcher, self.id, primary, version, self.deadline).await;
+            match committed {
+                // A reader was promised something meanwhile.
+                Err(Failure::CommitTooEarly { .. }) => {}
+                done => return done,
+            }
+        }
+    }
+
+    /// Keeps the primary alive for as long as it runs.
+    async fn renew(&self) {
+        loop {
+            tokio::time::sleep(LIFETIME / 3).await;
+            let deadline = Instant::now() + LIFETIME;
+            let Ok(now) = self.dispatcher.timestamp(deadline).await else { continue };
+            let lifetime = now.since(self.id) + LIFETIME;
+            let kind = Kind::Renew(node_action::Renew {
+                id: self.id.0,
+                primary: self.primary().clone(),
+                lifetime_ms: u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX),
+            });
+            let (first, last) = (self.primary().clone(), self.primary().clone());
+            let action = Action { first, last, kind };
+            if let Err(error) = act(&self.dispatcher, action, deadline).await {
+                tracing::debug!(%error, id = %self.id, "a transaction was not renewed");
+            }
+        }
+    }
+
+    /// Settles all keys behind the answer, the primary first.
+    fn clean_up(&self, version: Option<Timestamp>) {
+        let commit = Self { deadline: Instant::now() + CLEAN_UP_TIMEOUT, ..self.clone() };
+        let dispatcher = Arc::clone(&self.dispatcher);
+        dispatcher.after.spawn(async move {
+            if let Err(error) = commit.settle(version).await {
+                tracing::debug!(%error, id = %commit.id, "a transaction was not cleaned up behind");
+            }
+        });
+    }
+
+    /// Makes an end of it.
+    fn inquire(&self) -> Inquiry<'_> {
+        Inquiry {
+            dispatcher: &self.dispatcher,
+            id: self.id,
+            primary: self.primary(),
+            push_above: Timestamp::ZERO,
+            haste: Haste::Now,
+            deadline: self.deadline,
+        }
+    }
+
+    async fn settle(&self, version: Option<Timestamp>) -> Result<(), Failure> {
+        let Self { dispatcher, id, deadline, .. } = self;
+        let version = match version {
+            Some(version) => {
+                Some(commit_key(dispatcher, *id, self.primary(), version, *deadline).await?)
+            }
+            // All intents may be there, though not everybody could say so: then it is committed.
+            None => match self.inquire().fate().await? {
+                Fate::Committed(version) => Some(version),
+                Fate::RolledBack => None,
+                Fate::Undecided { .. } => return Ok(()),
+            },
+        };
+        let step = |part: &[usize]| {
+            let keys = part.iter().map(|at| self.writes[*at].key.clone()).collect();
+            resolve(*id, keys, version)
+        };
+        let done = on_each(dispatcher, &self.writes, self.all(), *deadline, &step).await;
+        done.failure.map_or(Ok(()), Err)
+    }
+}

@@ -1,0 +1,15 @@
+//! Transactions: how their steps make a whole.
+//!
+//! Owns: the order of steps, what is done about intents that are in the way. Must not know: routes' upkeep,
+//! links, what a step does on its node. Invariants (`docs/transactions.md`): the primary of a transaction is
+//! settled before any other of its keys; a transaction that may be committed is never called failed;
+//! nothing here outlives a call but the clean-up behind it.
+
+mod commit;
+mod fate;
+mod obstacle;
+mod ranges;
+mod steps;
+
+pub use commit::{Write, commit};
+pub use obstacle::Obstacle;

@@ -1,0 +1,123 @@
+//! Steps on many keys, cut by ranges.
+
+use super::steps::act;
+use crate::dispatch::Dispatcher;
+use crate::errors::Failure;
+use crate::operation::{Action, Place};
+use bytes::Bytes;
+use futures::{StreamExt as _, stream};
+use rangedb_proto::internal::v1::NodeActionResult;
+use rangedb_proto::internal::v1::node_action::Kind;
+use tokio::time::Instant;
+
+/// Most keys, and bytes, of one step.
+const KEYS_MAX: usize = 256;
+const BYTES_MAX: usize = 1 << 20;
+/// Steps of one call that are under way at a time.
+const AT_A_TIME: usize = 8;
+/// How often keys are cut anew because the bounds of their ranges changed.
+const CUTS_MAX: usize = 64;
+
+/// Something to be done at a key.
+pub(super) trait AtKey: Sync {
+    fn key(&self) -> &Bytes;
+    fn byte_size(&self) -> usize;
+}
+
+impl AtKey for Bytes {
+    fn key(&self) -> &Bytes {
+        self
+    }
+
+    fn byte_size(&self) -> usize {
+        self.len()
+    }
+}
+
+/// What became of the parts.
+pub(super) struct Done {
+    pub(super) results: Vec<(Vec<usize>, NodeActionResult)>,
+    /// The first that failed; some others may have been done.
+    pub(super) failure: Option<Failure>,
+}
+
+/// Parts of `wanted` (indexes into `items`, which are in the order of their keys), each in one range as far as is
+/// known, and small enough for one step.
+pub(super) async fn cut<T: AtKey>(
+    dispatcher: &Dispatcher,
+    items: &[T],
+    wanted: &[usize],
+    deadline: Instant,
+) -> Result<Vec<Vec<usize>>, Failure> {
+    let mut parts: Vec<Vec<usize>> = Vec::new();
+    let mut end: Option<Vec<u8>> = None;
+    let mut bytes = 0;
+    for index in wanted {
+        let item = &items[*index];
+        let inside = end.as_ref().is_some_and(|end| end.is_empty() || item.key()[..] < end[..]);
+        bytes += item.byte_size();
+        let full = parts.last().is_none_or(|part| part.len() >= KEYS_MAX) || bytes > BYTES_MAX;
+        if !inside || full {
+            if !inside {
+                let place = Place::At(item.key().clone());
+                let found = dispatcher.routes.find(&place, deadline).await;
+                let route = found
+                    .map_err(|error| Failure::PlacementUnavailable { why: error.to_string() })?;
+                end = Some(route.descriptor.span.end.clone());
+            }
+            parts.push(Vec::new());
+            bytes = item.byte_size();
+        }
+        parts.last_mut().expect("pushed above").push(*index);
+    }
+    Ok(parts)
+}
+
+/// Does a step for every part, side by side, and again for what has to be cut anew. Once one has failed,
+/// none is begun.
+pub(super) async fn on_each<T: AtKey>(
+    dispatcher: &Dispatcher,
+    items: &[T],
+    wanted: Vec<usize>,
+    deadline: Instant,
+    step: &(dyn Fn(&[usize]) -> Kind + Sync),
+) -> Done {
+    let mut done = Done { results: Vec::new(), failure: None };
+    let mut left = wanted;
+    for _ in 0..CUTS_MAX {
+        let parts = match cut(dispatcher, items, &left, deadline).await {
+            Ok(parts) => parts,
+            Err(failure) => {
+                done.failure = Some(failure);
+                return done;
+            }
+        };
+        left = Vec::new();
+        let steps = stream::iter(parts).map(|part| async move {
+            let first = items[part[0]].key().clone();
+            let last = items[part[part.len() - 1]].key().clone();
+            let action = Action { first, last, kind: step(&part) };
+            let result = act(dispatcher, action, deadline).await;
+            (part, result)
+        });
+        let mut steps = std::pin::pin!(steps.buffer_unordered(AT_A_TIME));
+        while let Some((part, result)) = steps.next().await {
+            match result {
+                Ok(result) => done.results.push((part, result)),
+                Err(Failure::SeveralRanges) => left.extend(part),
+                Err(failure) => {
+                    done.failure.get_or_insert(failure);
+                }
+            }
+            if done.failure.is_some() {
+                return done;
+            }
+        }
+        if left.is_empty() {
+            return done;
+        }
+        left.sort_unstable();
+    }
+    done.failure = Some(Failure::SeveralRanges);
+    done
+}

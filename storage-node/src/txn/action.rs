@@ -1,0 +1,234 @@
+//! What an action is, what it comes to, and what it proposes.
+
+use crate::access::Refusal;
+use crate::latch::Scope;
+use crate::read::View;
+use bytes::Bytes;
+use rangedb_mvcc::Mutation;
+use rangedb_mvcc::txn::{
+    KeyState, Plan, Status, StatusQuery, Transaction, Want, check_reads, commit, plan, renew,
+    resolve, resolve_keys, roll_back, states, status,
+};
+use rangedb_types::{Span, Timestamp};
+
+/// Intents that one page of `Resolve` settles.
+const RESOLVED_AT_ONCE: usize = 512;
+
+/// One step of a transaction in one range. See `docs/transactions.md`.
+#[derive(Clone, Debug)]
+pub enum Action {
+    Prewrite {
+        transaction: Transaction,
+        writes: Vec<(Bytes, Want)>,
+        /// For the primary, if it is among the writes: the other keys.
+        secondaries: Option<Vec<Vec<u8>>>,
+    },
+    CommitAtOnce {
+        transaction: Transaction,
+        writes: Vec<(Bytes, Want)>,
+    },
+    Commit {
+        id: Timestamp,
+        commit_ts: Timestamp,
+        keys: Vec<Bytes>,
+    },
+    RollBack {
+        id: Timestamp,
+        keys: Vec<Bytes>,
+    },
+    /// `now` is filled in here.
+    Status(StatusQuery),
+    States {
+        id: Timestamp,
+        keys: Vec<Bytes>,
+        roll_back_absent: bool,
+    },
+    Resolve {
+        id: Timestamp,
+        span: Span,
+        commit_ts: Option<Timestamp>,
+    },
+    ResolveKeys {
+        id: Timestamp,
+        keys: Vec<Bytes>,
+        commit_ts: Option<Timestamp>,
+    },
+    Renew {
+        id: Timestamp,
+        primary: Bytes,
+        lifetime_ms: u64,
+    },
+    CheckReads {
+        id: Timestamp,
+        snapshot_ts: Timestamp,
+        commit_ts: Timestamp,
+        keys: Vec<Bytes>,
+        /// Cut to the range by the caller.
+        spans: Vec<Span>,
+    },
+}
+
+/// What an action came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// The greatest least commit timestamp of its intents.
+    Prewritten(Timestamp),
+    Committed(Timestamp),
+    Status(Status),
+    States(Vec<KeyState>),
+    /// Where the next page begins.
+    Resolved(Option<Bytes>),
+    Nothing,
+}
+
+/// What a look came to.
+pub(super) enum Looked {
+    /// To be proposed as it is; the timestamp is of the versions it makes, or zero.
+    Ready { mutations: Vec<Mutation>, version: Timestamp, done: Done },
+    /// To be stamped first.
+    Unstamped(Vec<Plan>),
+}
+
+impl Action {
+    /// What it latches; `None` if it changes nothing.
+    pub(super) fn scope(&self) -> Option<Scope> {
+        let keys = |writes: &[(Bytes, Want)]| {
+            Scope::keys(writes.iter().map(|(key, _)| key.clone()).collect())
+        };
+        Some(match self {
+            Self::Prewrite { writes, .. } | Self::CommitAtOnce { writes, .. } => keys(writes),
+            Self::Commit { keys, .. }
+            | Self::RollBack { keys, .. }
+            | Self::ResolveKeys { keys, .. }
+            | Self::States { keys, .. } => Scope::keys(keys.clone()),
+            Self::Status(query) => Scope::Key(Bytes::copy_from_slice(&query.primary)),
+            Self::Renew { primary, .. } => Scope::Key(primary.clone()),
+            Self::Resolve { span, .. } => Scope::Span(span.clone()),
+            Self::CheckReads { .. } => return None,
+        })
+    }
+
+    /// The smallest span that holds all it touches.
+    #[must_use]
+    pub fn span(&self) -> Span {
+        match self {
+            Self::Resolve { span, .. } => span.clone(),
+            Self::Status(query) => Span::of_key(&query.primary),
+            Self::Renew { primary, .. } => Span::of_key(primary),
+            Self::Prewrite { writes, .. } | Self::CommitAtOnce { writes, .. } => {
+                around(writes.iter().map(|(key, _)| key))
+            }
+            Self::Commit { keys, .. }
+            | Self::RollBack { keys, .. }
+            | Self::ResolveKeys { keys, .. }
+            | Self::States { keys, .. } => around(keys.iter()),
+            Self::CheckReads { keys, spans, .. } => match spans.first() {
+                Some(span) => span.clone(),
+                None => around(keys.iter()),
+            },
+        }
+    }
+
+    /// Where it begins, and how many bytes it brings.
+    #[must_use]
+    pub fn extent(&self) -> (Bytes, usize) {
+        let bytes = match self {
+            Self::Prewrite { writes, .. } | Self::CommitAtOnce { writes, .. } => writes
+                .iter()
+                .map(|(key, want)| match want {
+                    Want::Put(value) => key.len() + value.len(),
+                    Want::Delete | Want::Check => key.len(),
+                })
+                .sum(),
+            _ => 0,
+        };
+        (Bytes::from(self.span().start), bytes)
+    }
+
+    /// Looks at a snapshot. Blocks on the engine.
+    pub(super) fn look(&self, view: &View, now: Timestamp) -> Result<Looked, Refusal> {
+        let snapshot = &*view.snapshot;
+        let ready = |mutations, version, done| Ok(Looked::Ready { mutations, version, done });
+        match self {
+            Self::Prewrite { transaction, writes, .. }
+            | Self::CommitAtOnce { transaction, writes } => {
+                let plans = writes.iter().map(|(key, want)| {
+                    let tombstones = &view.specials.tombstones;
+                    plan(snapshot, tombstones, transaction, key.clone(), want.clone())
+                });
+                Ok(Looked::Unstamped(plans.collect::<Result<_, _>>()?))
+            }
+            Self::Commit { id, commit_ts, keys } => {
+                let mut mutations = Vec::new();
+                for key in keys {
+                    mutations.extend(commit(snapshot, *id, key, *commit_ts)?);
+                }
+                ready(mutations, *commit_ts, Done::Committed(*commit_ts))
+            }
+            Self::RollBack { id, keys } => {
+                let mut mutations = Vec::new();
+                for key in keys {
+                    mutations.extend(roll_back(snapshot, *id, key)?);
+                }
+                ready(mutations, Timestamp::ZERO, Done::Nothing)
+            }
+            Self::Status(query) => {
+                let query = StatusQuery { now, ..query.clone() };
+                let (status, mutations) = status(snapshot, &query)?;
+                ready(mutations, Timestamp::ZERO, Done::Status(status))
+            }
+            Self::States { id, keys, roll_back_absent } => {
+                let (found, mutations) = states(snapshot, *id, keys, *roll_back_absent)?;
+                ready(mutations, Timestamp::ZERO, Done::States(found))
+            }
+            Self::Resolve { id, span, commit_ts } => {
+                let page = resolve(snapshot, *id, span, *commit_ts, RESOLVED_AT_ONCE)?;
+                let resume = page.resume.map(Bytes::from);
+                ready(page.mutations, commit_ts.unwrap_or_default(), Done::Resolved(resume))
+            }
+            Self::ResolveKeys { id, keys, commit_ts } => {
+                let mutations = resolve_keys(snapshot, *id, keys, *commit_ts)?;
+                ready(mutations, commit_ts.unwrap_or_default(), Done::Nothing)
+            }
+            Self::Renew { id, primary, lifetime_ms } => {
+                let mutations = renew(snapshot, *id, primary, *lifetime_ms)?;
+                ready(mutations, Timestamp::ZERO, Done::Nothing)
+            }
+            Self::CheckReads { id, snapshot_ts, commit_ts, keys, spans } => {
+                view.check_version(*snapshot_ts)?;
+                let tombstones = &view.specials.tombstones;
+                let times = (*snapshot_ts, *commit_ts);
+                check_reads(snapshot, tombstones, *id, times, keys, spans)?;
+                ready(Vec::new(), Timestamp::ZERO, Done::Nothing)
+            }
+        }
+    }
+
+    /// What is proposed for plans at a timestamp.
+    pub(super) fn stamp(self, plans: Vec<Plan>, version: Timestamp) -> (Vec<Mutation>, Done) {
+        match self {
+            Self::Prewrite { transaction, secondaries, .. } => {
+                let least =
+                    plans.iter().map(|plan| plan.least_at(version)).max().unwrap_or(version);
+                let mutations = plans.into_iter().flat_map(|plan| {
+                    let primary = plan.key() == transaction.primary;
+                    let others = secondaries.clone().filter(|_| primary);
+                    plan.intent(&transaction, version, others)
+                });
+                (mutations.collect(), Done::Prewritten(least))
+            }
+            Self::CommitAtOnce { transaction, .. } => {
+                let versions =
+                    plans.into_iter().flat_map(|plan| plan.version(&transaction, version));
+                (versions.collect(), Done::Committed(version))
+            }
+            _ => unreachable!("only these make plans"),
+        }
+    }
+}
+
+fn around<'a>(keys: impl Iterator<Item = &'a Bytes> + Clone) -> Span {
+    let start = keys.clone().min().map_or_else(Vec::new, |key| key.to_vec());
+    let end = keys.max().map_or_else(Vec::new, |key| Span::of_key(key).end);
+    Span { start, end }
+}
