@@ -4,6 +4,7 @@ use super::core::Core;
 use super::error::ProposeError;
 use super::propose;
 use crate::state::{Command, MemberRecord};
+use rangedb_types::{Random as _, SystemRandom};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +26,9 @@ fn due(core: &Core) -> Vec<Command> {
         if let (None, Some(cluster_id)) = (state.cluster_id(), cluster_id) {
             commands.push(Command::InitCluster { cluster_id });
         }
+        if state.token_key().is_none() {
+            commands.push(Command::SetTokenKey { key: new_token_key() });
+        }
         let known: BTreeMap<_, &MemberRecord> =
             state.members().map(|member| (member.id, member)).collect();
         for (id, member) in &wanted {
@@ -41,6 +45,12 @@ fn due(core: &Core) -> Vec<Command> {
         }
         commands
     })
+}
+
+/// 256 random bits.
+fn new_token_key() -> String {
+    let (high, low) = (SystemRandom.next_id(), SystemRandom.next_id());
+    format!("{high:032x}{low:032x}")
 }
 
 /// Runs until cancelled.

@@ -9,7 +9,7 @@ use crate::leader::Office;
 use crate::metrics::OpenStream;
 use crate::state::{
     Command, META_PREFIX, NodeState, Rejection, Response as Outcome, SettingView, State, Wish,
-    settings,
+    is_secret, settings,
 };
 use rangedb_proto::internal::v1::placement_admin_server::PlacementAdmin;
 use rangedb_proto::v1 as wire;
@@ -274,7 +274,7 @@ impl PlacementAdmin for Services {
     ) -> Result<Response<wire::MetaEntry>, Status> {
         self.confirmed_office().await?;
         let key = meta_name(request.into_inner().key)?;
-        match self.consensus.read(|state| state.meta(&key)) {
+        match self.consensus.read(|state| state.meta(&key).filter(|_| !is_secret(&key))) {
             Some(entry) => Ok(Response::new(convert::meta(entry))),
             None => Err(Status::not_found(format!("there is no metadata under `{key}`"))),
         }
@@ -289,7 +289,8 @@ impl PlacementAdmin for Services {
         let prefix = meta_name(request.prefix)?;
         let limit = page_size(request.limit);
         let (revision, entries, more) = self.consensus.read(|state| {
-            let mut listed = state.meta_list(&prefix, &request.after).peekable();
+            let listed = state.meta_list(&prefix, &request.after);
+            let mut listed = listed.filter(|entry| !is_secret(&entry.key)).peekable();
             let (mut entries, mut bytes) = (Vec::new(), 0);
             while let Some(entry) = listed.next_if(|entry| {
                 let fits = bytes + entry.key.len() + entry.value.len() <= PAGE_BYTES_MAX;

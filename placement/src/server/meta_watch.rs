@@ -3,7 +3,7 @@
 use super::not_leader;
 use crate::consensus::Consensus;
 use crate::leader::Office;
-use crate::state::{Compacted, MetaEvent};
+use crate::state::{Compacted, MetaEvent, is_secret};
 use rangedb_proto::v1 as wire;
 use tokio::sync::mpsc;
 use tonic::Status;
@@ -40,7 +40,7 @@ pub(super) async fn serve(
             .read(|state| state.meta_events(prefix, next).map(|events| (events, state.revision())))
             .map_err(compacted)?;
         next = next.max(revision + 1);
-        for event in events {
+        for event in events.into_iter().filter(|event| !is_secret(&event.key)) {
             tokio::select! {
                 () = office.ended().cancelled() => return Err(not_leader(consensus)),
                 sent = outgoing.send(Ok(wire_event(event))) => if sent.is_err() { return Ok(()) },

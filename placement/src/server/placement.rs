@@ -118,6 +118,19 @@ impl Placement for Services {
         Ok(Response::new(wire::LookupRangesResponse { routes }))
     }
 
+    async fn token_key(
+        &self,
+        _request: Request<wire::TokenKeyRequest>,
+    ) -> Result<Response<wire::TokenKeyResponse>, Status> {
+        self.office()?;
+        let key = self.consensus.read(|state| state.token_key().cloned());
+        let key = key.ok_or_else(|| Status::unavailable("the cluster is being formed"))?;
+        let byte = |at: usize| u8::from_str_radix(&key[at..at + 2], 16);
+        let bytes: Result<Vec<u8>, _> = (0..key.len()).step_by(2).map(byte).collect();
+        let bytes = bytes.map_err(|_| Status::data_loss("the tokens' secret cannot be read"))?;
+        Ok(Response::new(wire::TokenKeyResponse { key: bytes.into() }))
+    }
+
     async fn watch_nodes(
         &self,
         _request: Request<wire::WatchNodesRequest>,

@@ -19,6 +19,9 @@ pub const RANGES_PER_REPORT_MAX: usize = 1_000;
 pub enum Command {
     /// Gives the cluster its id. The first one wins; later ones learn it.
     InitCluster { cluster_id: ClusterId },
+    /// Gives the cluster the secret that gateways sign transactions' tokens with: 64 hexadecimal digits. The
+    /// first one wins.
+    SetTokenKey { key: String },
     /// A storage node came up. Without an id it is given one, the same one again if its store id is
     /// known already; with an id it must be the node that was given it.
     RegisterNode {

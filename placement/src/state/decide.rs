@@ -8,7 +8,7 @@ use super::records::{Locality, MemberRecord, NodeRecord, NodeState, RangeRecord,
 use super::wish::{WISHES_MAX, WISHES_PER_CALL_MAX, Wish};
 use super::{
     CLUSTER_ID, CONFIG, FIRST_RANGE, MEMBERS, META_PREFIX, NEXT_ID, NEXT_NODE_ID, NODES, OWNED,
-    RANGES, State, TIMESTAMPS_UNTIL, WISHES, settings,
+    RANGES, State, TIMESTAMPS_UNTIL, TOKEN_KEY, WISHES, settings,
 };
 use rangedb_types::{
     Epoch, NodeId, RangeDescriptor, RangeId, Replica, ReplicaId, ReplicaRole, Span,
@@ -39,6 +39,10 @@ impl State {
             Command::InitCluster { cluster_id } => {
                 let cluster_id = self.cluster_id.unwrap_or(*cluster_id);
                 (Response::Cluster { cluster_id }, vec![put(CLUSTER_ID, &cluster_id)])
+            }
+            Command::SetTokenKey { key } => {
+                let key = self.token_key().unwrap_or(key);
+                (DONE, vec![put(TOKEN_KEY, &key)])
             }
             Command::RegisterNode { node_id, store_id, address, locality, software_version } => {
                 self.register(*node_id, *store_id, address, locality, software_version)

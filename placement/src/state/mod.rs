@@ -39,6 +39,9 @@ const COUNTERS: &str = "_/cluster/counters/";
 const NEXT_ID: &str = "_/cluster/counters/next_id";
 const NEXT_NODE_ID: &str = "_/cluster/counters/next_node_id";
 const TIMESTAMPS_UNTIL: &str = "_/cluster/counters/timestamps_until";
+/// What only this process and gateways may see: not in lists, not in watches.
+const SECRETS: &str = "_/cluster/secrets/";
+const TOKEN_KEY: &str = "_/cluster/secrets/token_key";
 const FIRST_RANGE: &str = "_/cluster/first_range";
 const RANGES: &str = "_/partitions/";
 const WISHES: &str = "_/operators/";
@@ -58,6 +61,7 @@ pub struct CorruptState {
 pub struct State {
     meta: MetaMap,
     cluster_id: Option<ClusterId>,
+    token_key: Option<String>,
     nodes: BTreeMap<NodeId, NodeRecord>,
     members: BTreeMap<PlacementId, MemberRecord>,
     ranges: RangeMap,
@@ -121,6 +125,12 @@ impl State {
     #[must_use]
     pub const fn cluster_id(&self) -> Option<ClusterId> {
         self.cluster_id
+    }
+
+    /// The secret that transactions' tokens are signed with, in hexadecimal digits.
+    #[must_use]
+    pub fn token_key(&self) -> Option<&String> {
+        self.token_key.as_ref()
     }
 
     /// The revision of the last change.
@@ -292,6 +302,7 @@ impl State {
         }
         match (key, value) {
             (CLUSTER_ID, Some(json)) => self.cluster_id = Some(read(key, json)?),
+            (TOKEN_KEY, Some(json)) => self.token_key = Some(read(key, json)?),
             (FIRST_RANGE, Some(json)) => self.first_range = Some(read(key, json)?),
             (NEXT_ID, Some(json)) => self.next_id = read(key, json)?,
             (NEXT_NODE_ID, Some(json)) => self.next_node_id = read(key, json)?,
@@ -342,6 +353,12 @@ impl State {
         }
         Ok(())
     }
+}
+
+/// Whether metadata may be told to nobody but gateways.
+#[must_use]
+pub fn is_secret(key: &str) -> bool {
+    key.starts_with(SECRETS)
 }
 
 #[cfg(test)]

@@ -51,6 +51,24 @@ fn a_cluster_has_one_id_for_ever() {
 }
 
 #[test]
+fn the_secret_stays_the_first() {
+    let mut state = State::default();
+    let key = |byte: &str| Command::SetTokenKey { key: byte.repeat(32) };
+    let (_, events) = state.apply(&key("a1"));
+    assert!(!state.would_change(&key("b2")));
+    state.apply(&key("b2"));
+    assert_eq!(state.token_key().map(String::as_str), Some("a1".repeat(32).as_str()));
+    assert!(is_secret(&events[0].key));
+    let stored = events.into_iter().map(|event| MetaEntry {
+        key: event.key,
+        value: event.value.unwrap(),
+        revision: event.revision,
+    });
+    let restored = State::restore(1, stored).unwrap();
+    assert_eq!(restored.token_key(), state.token_key());
+}
+
+#[test]
 fn a_node_that_asks_twice_gets_one_id() {
     let mut state = State::default();
     let first = node_id(&state.apply(&register(11)).0);
@@ -240,6 +258,7 @@ fn any_command() -> impl Strategy<Value = Command> {
         .prop_map(|(id, start, end, version, conf)| range(id, start, end, version, conf));
     prop_oneof![
         (1..4u128).prop_map(|id| Command::InitCluster { cluster_id: ClusterId(id) }),
+        "[0-9a-f]{64}".prop_map(|key| Command::SetTokenKey { key }),
         (1..5u128).prop_map(register),
         (0..5u32).prop_map(|count| Command::AllocateIds { count }),
         (1..4u64).prop_map(|id| Command::BootstrapFirstRange { node_id: NodeId(id) }),

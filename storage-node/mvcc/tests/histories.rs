@@ -215,7 +215,7 @@ impl History {
                 self.fences(&words, RIGHT)
             }
             "prewrite" | "once" | "acquire" | "firm" | "commit" | "abort" | "resolve"
-            | "status" | "states" | "renew" | "check" | "intents" => {
+            | "settle" | "status" | "states" | "renew" | "check" | "intents" => {
                 transactions::run(self, &words).unwrap_or_else(|failed| action_error(&failed))
             }
             "dump" => self.dump(),

@@ -89,6 +89,13 @@ impl Placement for FakePlacement {
         Err(Status::unimplemented(""))
     }
 
+    async fn token_key(
+        &self,
+        _: Request<wire::TokenKeyRequest>,
+    ) -> Result<Response<wire::TokenKeyResponse>, Status> {
+        Err(Status::unimplemented("no secrets here"))
+    }
+
     async fn watch_ranges(
         &self,
         _: Request<wire::WatchRangesRequest>,

@@ -194,6 +194,13 @@ impl Placement for Member {
         Err(Status::unimplemented("not part of these tests"))
     }
 
+    async fn token_key(
+        &self,
+        _: Request<wire::TokenKeyRequest>,
+    ) -> Result<Response<wire::TokenKeyResponse>, Status> {
+        Err(Status::unimplemented("no secrets here"))
+    }
+
     async fn watch_ranges(
         &self,
         _: Request<wire::WatchRangesRequest>,

@@ -6,7 +6,7 @@ use rangedb_proto::internal::v1::placement_server::{Placement, PlacementServer};
 use rangedb_proto::internal::v1::{
     AllocateIdsRequest, AllocateIdsResponse, HelloRequest, HelloResponse, LookupRangesRequest,
     LookupRangesResponse, NodeAddresses, NodeCommand, NodeReport, RangeChanges, TimestampBatch,
-    TimestampRequest, WatchNodesRequest, WatchRangesRequest,
+    TimestampRequest, TokenKeyRequest, TokenKeyResponse, WatchNodesRequest, WatchRangesRequest,
 };
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -105,6 +105,14 @@ impl Placement for FakePlacement {
         self.up()?;
         let lists = WatchStream::new(self.store.addresses.subscribe()).map(Ok);
         Ok(Response::new(lists.take_until(self.cancel.clone().cancelled_owned()).boxed()))
+    }
+
+    async fn token_key(
+        &self,
+        _: Request<TokenKeyRequest>,
+    ) -> Result<Response<TokenKeyResponse>, Status> {
+        self.up()?;
+        Ok(Response::new(TokenKeyResponse { key: vec![7; 32].into() }))
     }
 
     async fn watch_ranges(
