@@ -3,8 +3,12 @@
 use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let public =
-        ["rangedb/v1/errors.proto", "rangedb/v1/key_value.proto", "rangedb/v1/admin.proto"];
+    let public = [
+        "rangedb/v1/errors.proto",
+        "rangedb/v1/key_value.proto",
+        "rangedb/v1/transactions.proto",
+        "rangedb/v1/admin.proto",
+    ];
     let internal = [
         "rangedb/internal/v1/range.proto",
         "rangedb/internal/v1/node.proto",

@@ -114,7 +114,9 @@ pub fn exit_of(status: &Status, effect: Effect) -> Exit {
             Kind::ConditionFailed(_)
             | Kind::WriteConflict(_)
             | Kind::KeyLocked(_)
-            | Kind::TransactionAborted(_) => Exit::NotMet,
+            | Kind::TransactionAborted(_)
+            | Kind::TransactionExpired(_)
+            | Kind::TransactionCommitted(_) => Exit::NotMet,
             Kind::RangeUnavailable(_) | Kind::Overloaded(_) | Kind::PlacementUnavailable(_) => {
                 Exit::Unavailable
             }

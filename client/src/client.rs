@@ -292,6 +292,7 @@ impl Client {
             key: key.into(),
             request_id: Bytes::copy_from_slice(&write.request_id.to_bytes()),
             seen_version: write.seen.0,
+            transaction_id: 0,
         };
         let call = |mut rpc: KeyValueRpc, call| async move { rpc.commit_status(call).await };
         let status = self.read_unary(call, &request).await?.into_inner();

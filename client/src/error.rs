@@ -160,9 +160,12 @@ fn judge_detail(code: Code, message: &str, detail: &ErrorDetail) -> Option<Verdi
         }
         Some(Kind::Overloaded(_)) => Verdict::NotApplied(Error::Overloaded { message }),
         Some(Kind::OutcomeUnknown(_)) => Verdict::MaybeApplied(message),
-        Some(Kind::WriteConflict(_) | Kind::TransactionAborted(_)) => {
-            Verdict::Final(Error::Conflict { message })
-        }
+        Some(
+            Kind::WriteConflict(_)
+            | Kind::TransactionAborted(_)
+            | Kind::TransactionExpired(_)
+            | Kind::TransactionCommitted(_),
+        ) => Verdict::Final(Error::Conflict { message }),
         Some(Kind::KeyLocked(_)) => Verdict::NotApplied(Error::Conflict { message }),
         Some(Kind::NotImplemented(_)) => Verdict::Final(Error::NotImplemented { message }),
         Some(Kind::SystemKeyRefused(_)) => Verdict::Final(Error::Refused { message }),

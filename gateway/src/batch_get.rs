@@ -12,8 +12,8 @@ use bytes::Bytes;
 use futures::future::join_all;
 use rangedb_proto::internal::v1::data_response::Result as Answer;
 use rangedb_proto::v1::GetResponse;
-use rangedb_types::RangeId;
 use rangedb_types::limits::MESSAGE_BYTES_MAX;
+use rangedb_types::{RangeId, Timestamp};
 use std::collections::HashMap;
 use tokio::time::Instant;
 
@@ -26,13 +26,14 @@ const VALUE_OVERHEAD_BYTES: usize = 16;
 /// Keys of one range, by their place in the request.
 type Group = Vec<usize>;
 
-/// Reads keys; each is linearizable by itself.
+/// Reads keys: all as of a version or, at zero, each linearizable by itself.
 ///
 /// # Errors
 /// That of the first group that failed, or `TooLarge` if the values do not fit in one answer.
 pub async fn batch_get(
     dispatcher: &Dispatcher,
     keys: &[Bytes],
+    version: Timestamp,
     deadline: Instant,
     patient: bool,
 ) -> Result<Vec<GetResponse>, Failure> {
@@ -41,7 +42,7 @@ pub async fn batch_get(
     let mut call = Call::new(deadline, patient);
     let mut answer_bytes = 0;
     let mut obstacle = Obstacle::new(deadline);
-    let mut at = ReadAt::default();
+    let mut at = ReadAt { version, pass_over: Vec::new() };
     while !missing.is_empty() {
         let (groups, unrouted) = group(dispatcher, keys, &missing, deadline).await;
         let attempts = groups.into_iter().map(|group| async {

@@ -47,6 +47,8 @@ pub enum Failure {
     WriteConflict { key: Bytes, version: Timestamp },
     #[error("the transaction was rolled back; run it again")]
     Aborted,
+    #[error("the transaction took longer than its time-out; begin again")]
+    Expired,
     /// A step of a transaction found it committed.
     #[error("the transaction was committed at {version}")]
     Committed { version: Timestamp },
@@ -87,10 +89,10 @@ impl Failure {
             Self::Fenced { .. }
             | Self::WriteConflict { .. }
             | Self::Aborted
+            | Self::Expired
+            | Self::Committed { .. }
             | Self::KeyLocked { .. } => Code::Aborted,
-            Self::Committed { .. } | Self::CommitTooEarly { .. } | Self::SeveralRanges => {
-                Code::Internal
-            }
+            Self::CommitTooEarly { .. } | Self::SeveralRanges => Code::Internal,
             Self::Corrupt { .. } => Code::DataLoss,
             Self::TooLarge { .. } => Code::OutOfRange,
             Self::Internal { .. } => Code::Internal,
@@ -105,6 +107,7 @@ impl Failure {
             | Self::PlacementUnavailable { .. }
             | Self::WriteConflict { .. }
             | Self::Aborted
+            | Self::Expired
             | Self::KeyLocked { .. }
             | Self::Overloaded => RetryAdvice::Safe,
             Self::OutcomeUnknown { .. } | Self::TransactionUnknown { .. } => {
@@ -155,8 +158,11 @@ impl Failure {
                 Kind::KeyLocked(v1::KeyLocked { key: key.clone(), transaction_id: id.0 })
             }
             Self::Aborted => Kind::TransactionAborted(v1::TransactionAborted {}),
-            Self::Committed { .. }
-            | Self::CommitTooEarly { .. }
+            Self::Expired => Kind::TransactionExpired(v1::TransactionExpired {}),
+            Self::Committed { version } => {
+                Kind::TransactionCommitted(v1::TransactionCommitted { version: version.0 })
+            }
+            Self::CommitTooEarly { .. }
             | Self::SeveralRanges
             | Self::NotFound(_)
             | Self::Fenced { .. }

@@ -26,6 +26,7 @@ mod server;
 mod service;
 mod settings;
 mod transaction;
+mod transactions;
 mod validation;
 mod verify;
 mod watch;

@@ -19,10 +19,14 @@ pub enum Method {
     DeleteRange,
     Range,
     CommitStatus,
+    Begin,
+    Commit,
+    Rollback,
+    Batch,
 }
 
 impl Method {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 11] = [
         Self::Get,
         Self::BatchGet,
         Self::Put,
@@ -30,6 +34,10 @@ impl Method {
         Self::DeleteRange,
         Self::Range,
         Self::CommitStatus,
+        Self::Begin,
+        Self::Commit,
+        Self::Rollback,
+        Self::Batch,
     ];
 
     const fn name(self) -> &'static str {
@@ -41,6 +49,10 @@ impl Method {
             Self::DeleteRange => "delete_range",
             Self::Range => "range",
             Self::CommitStatus => "commit_status",
+            Self::Begin => "begin",
+            Self::Commit => "commit",
+            Self::Rollback => "rollback",
+            Self::Batch => "batch",
         }
     }
 }
@@ -48,8 +60,8 @@ impl Method {
 /// Handles that are resolved once, so that the hot path looks nothing up.
 pub struct Metrics {
     requests: IntCounterVec,
-    requests_ok: [IntCounter; 7],
-    durations: [Histogram; 7],
+    requests_ok: [IntCounter; 11],
+    durations: [Histogram; 11],
     pub retries: IntCounterVec,
     pub routes_found: IntCounter,
     pub routes_missed: IntCounter,

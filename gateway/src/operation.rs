@@ -63,10 +63,19 @@ pub struct ReadAt {
 /// A step of a transaction, on keys of one range. It may be repeated.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Action {
-    /// The smallest and the greatest key it is about.
+    /// The smallest key it is about.
     pub first: Bytes,
-    pub last: Bytes,
+    pub reach: Reach,
     pub kind: wire::node_action::Kind,
+}
+
+/// How far an action reaches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// To this key.
+    Key(Bytes),
+    /// To just below this bound; empty: to the end of all keys.
+    Below(Bytes),
 }
 
 /// One page of a range read.

@@ -41,7 +41,7 @@ pub enum Patience {
 }
 
 impl Patience {
-    fn deadline(self) -> Instant {
+    pub fn deadline(self) -> Instant {
         match self {
             Self::Until(deadline) => deadline,
             Self::PerPage(time) => Instant::now() + time,
@@ -61,9 +61,14 @@ pub struct RangeReader {
 }
 
 impl RangeReader {
+    /// `version` zero: the latest state.
     #[must_use]
-    pub const fn new(dispatcher: Arc<Dispatcher>, wanted: Wanted, patience: Patience) -> Self {
-        let version = Timestamp::ZERO;
+    pub const fn new(
+        dispatcher: Arc<Dispatcher>,
+        wanted: Wanted,
+        version: Timestamp,
+        patience: Patience,
+    ) -> Self {
         Self { dispatcher, left: wanted, patience, version, finished: false, sent_any: false }
     }
 

@@ -9,10 +9,13 @@ use crate::readiness;
 use crate::routing::Routes;
 use crate::service::{KeyValueService, ServiceLimits};
 use crate::settings::{InvalidSetting, Settings};
+use crate::transaction::Tokens;
+use crate::transactions::TransactionsService;
 use rangedb_placement_client::{PlacementClient, TimestampClient};
 use rangedb_proto::v1::FILE_DESCRIPTOR_SET;
 use rangedb_proto::v1::admin_server::AdminServer;
 use rangedb_proto::v1::key_value_server::KeyValueServer;
+use rangedb_proto::v1::transactions_server::TransactionsServer;
 use rangedb_service::net::BindError;
 use rangedb_service::{Health, grpc, http, net};
 use rangedb_types::limits::MESSAGE_BYTES_MAX;
@@ -99,19 +102,26 @@ pub async fn start(settings: Settings) -> Result<Server, StartError> {
     let watch = readiness::watch(Arc::clone(&dispatcher), health.clone(), reporter, stop.clone());
     tasks.spawn(watch);
 
+    let request_timeout = settings.request_timeout.get();
+    let tokens = Arc::new(Tokens::new(Arc::clone(&placement)));
+    let transactions =
+        TransactionsService::new(Arc::clone(&dispatcher), Arc::clone(&tokens), request_timeout);
     let key_value = KeyValueService::new(
         Arc::clone(&dispatcher),
+        tokens,
         service_limits(&settings),
         operations.clone(),
         stop.clone(),
     );
-    let request_timeout = settings.request_timeout.get();
     let admin = AdminService::new(placement, dispatcher, request_timeout, stop.clone());
     let services = Services::default()
         .add_service(
             KeyValueServer::new(key_value)
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(usize::MAX),
+        )
+        .add_service(
+            TransactionsServer::new(transactions).max_decoding_message_size(MESSAGE_BYTES_MAX),
         )
         .add_service(AdminServer::new(admin))
         .add_service(health_service)

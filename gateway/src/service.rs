@@ -8,9 +8,11 @@ use crate::delete_range::delete_range;
 use crate::dispatch::{Call, Dispatcher};
 use crate::errors::Failure;
 use crate::metrics::Method;
-use crate::operation::{Identity, Operation};
+use crate::operation::{Identity, Operation, ReadAt};
 use crate::pipeline::{PipelineLimits, PipelineStream};
 use crate::range_read::{Patience, RangeReader, Wanted};
+use crate::transaction::{Tokens, fate_of, write_all};
+use crate::transactions::{Writes, read_version};
 use crate::validation;
 use futures::Stream;
 use futures::stream::{self, BoxStream, StreamExt as _};
@@ -18,11 +20,12 @@ use rangedb_proto::internal::v1::NodeValue;
 use rangedb_proto::internal::v1::data_response::Result as Answer;
 use rangedb_proto::v1::key_value_server::KeyValue;
 use rangedb_proto::v1::{
-    BatchGetRequest, BatchGetResponse, CommitStatusRequest, CommitStatusResponse,
-    DeleteRangeRequest, DeleteRangeResponse, DeleteRequest, DeleteResponse, GetRequest,
-    GetResponse, PipelineRequest, PipelineResponse, PutRequest, PutResponse, RangeRequest,
-    RangeResponse, RequestContext,
+    BatchGetRequest, BatchGetResponse, BatchRequest, BatchResponse, CommitStatusRequest,
+    CommitStatusResponse, DeleteRangeRequest, DeleteRangeResponse, DeleteRequest, DeleteResponse,
+    GetRequest, GetResponse, PipelineRequest, PipelineResponse, PutRequest, PutResponse,
+    RangeRequest, RangeResponse, RequestContext,
 };
+use rangedb_types::Timestamp;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -46,6 +49,7 @@ pub struct ServiceLimits {
 /// Serves applications.
 pub struct KeyValueService {
     dispatcher: Arc<Dispatcher>,
+    tokens: Arc<Tokens>,
     limits: ServiceLimits,
     /// Owns the tasks of Pipeline operations that need more than one attempt.
     tasks: TaskTracker,
@@ -57,11 +61,12 @@ impl KeyValueService {
     #[must_use]
     pub const fn new(
         dispatcher: Arc<Dispatcher>,
+        tokens: Arc<Tokens>,
         limits: ServiceLimits,
         tasks: TaskTracker,
         stop: CancellationToken,
     ) -> Self {
-        Self { dispatcher, limits, tasks, stop }
+        Self { dispatcher, tokens, limits, tasks, stop }
     }
 
     fn deadline(&self, metadata: &MetadataMap) -> Result<Instant, Failure> {
@@ -81,6 +86,16 @@ impl KeyValueService {
         Ok(identity)
     }
 
+    /// What a read sees; zero: the latest state.
+    async fn read_version(
+        &self,
+        context: Option<&RequestContext>,
+        deadline: Instant,
+    ) -> Result<Timestamp, Failure> {
+        let token = context.map_or(&[][..], |context| &context.transaction);
+        read_version(&self.dispatcher, &self.tokens, token, deadline).await
+    }
+
     async fn execute(&self, operation: &Operation, deadline: Instant) -> Result<Answer, Failure> {
         let call = Call::new(deadline, false);
         Ok(self.dispatcher.execute(operation, call).await?.answer)
@@ -98,7 +113,10 @@ impl KeyValueService {
         let request = request.into_inner();
         validation::key("key", &request.key)?;
         validation::read_context(request.context.as_ref())?;
-        match self.execute(&Operation::get(vec![request.key]), deadline).await? {
+        let version = self.read_version(request.context.as_ref(), deadline).await?;
+        let at = ReadAt { version, pass_over: Vec::new() };
+        let operation = Operation::Get { keys: vec![request.key], at };
+        match self.execute(&operation, deadline).await? {
             Answer::Get(mut page) => page.values.pop().map(get_response).ok_or_else(unexpected),
             _ => Err(unexpected()),
         }
@@ -146,8 +164,23 @@ impl KeyValueService {
         let deadline = self.deadline(request.metadata())?;
         let request = request.into_inner();
         validation::batch_get(&request)?;
-        let values = batch_get(&self.dispatcher, &request.keys, deadline, false).await?;
+        let version = self.read_version(request.context.as_ref(), deadline).await?;
+        let values = batch_get(&self.dispatcher, &request.keys, version, deadline, false).await?;
         Ok(BatchGetResponse { values })
+    }
+
+    async fn do_batch(&self, request: Request<BatchRequest>) -> Result<BatchResponse, Failure> {
+        let deadline = self.deadline(request.metadata())?;
+        let mut writes = Writes::default();
+        for write in request.into_inner().writes {
+            writes.add(write)?;
+        }
+        let writes = writes.in_order()?;
+        if writes.is_empty() {
+            return Err(Failure::invalid("writes", "the batch writes nothing"));
+        }
+        let version = write_all(&self.dispatcher, writes, deadline).await?;
+        Ok(BatchResponse { version: version.0 })
     }
 
     async fn do_commit_status(
@@ -157,6 +190,12 @@ impl KeyValueService {
         let deadline = self.deadline(request.metadata())?;
         let request = request.into_inner();
         validation::key("key", &request.key)?;
+        if request.transaction_id != 0 {
+            let id = Timestamp(request.transaction_id);
+            let version = fate_of(&self.dispatcher, id, &request.key, deadline).await?;
+            let (committed, version) = (version.is_some(), version.unwrap_or_default().0);
+            return Ok(CommitStatusResponse { committed, version });
+        }
         let request_id = validation::request_id("request_id", &request.request_id)?;
         let seen = validation::seen("seen_version", request.seen_version)?;
         let operation = Operation::CommitStatus { key: request.key, request_id, seen };
@@ -168,7 +207,7 @@ impl KeyValueService {
         }
     }
 
-    fn reader(&self, request: Request<RangeRequest>) -> Result<RangeReader, Failure> {
+    async fn reader(&self, request: Request<RangeRequest>) -> Result<RangeReader, Failure> {
         let patience = if deadline::is_given(request.metadata()) {
             Patience::Until(self.deadline(request.metadata())?)
         } else {
@@ -186,7 +225,8 @@ impl KeyValueService {
             keys_only: request.keys_only,
             page_bytes: self.limits.page_bytes,
         };
-        Ok(RangeReader::new(Arc::clone(&self.dispatcher), wanted, patience))
+        let version = self.read_version(request.context.as_ref(), patience.deadline()).await?;
+        Ok(RangeReader::new(Arc::clone(&self.dispatcher), wanted, version, patience))
     }
 
     /// Counts a finished call and turns its failure into a status.
@@ -287,13 +327,22 @@ impl KeyValue for KeyValueService {
         self.finish(Method::DeleteRange, began, result)
     }
 
+    async fn batch(
+        &self,
+        request: Request<BatchRequest>,
+    ) -> Result<Response<BatchResponse>, Status> {
+        let began = Instant::now();
+        let result = self.do_batch(request).await;
+        self.finish(Method::Batch, began, result)
+    }
+
     async fn range(
         &self,
         request: Request<RangeRequest>,
     ) -> Result<Response<Self::RangeStream>, Status> {
         let began = Instant::now();
         let first = async {
-            let mut reader = self.reader(request)?;
+            let mut reader = self.reader(request).await?;
             let page = reader.next_page().await?.ok_or_else(unexpected)?;
             Ok((page, reader))
         };

@@ -42,13 +42,22 @@ fn limit(field: &'static str, error: &LimitError) -> Failure {
 /// `NotImplemented` for what is not served yet.
 pub fn read_context(context: Option<&RequestContext>) -> Result<(), Failure> {
     let Some(context) = context else { return Ok(()) };
-    if !context.transaction.is_empty() {
-        return Err(not_implemented("transaction", "transactions are not served yet"));
-    }
     match context.consistency.as_ref().and_then(|consistency| consistency.level.as_ref()) {
         Some(Level::Stale(_)) => Err(not_implemented("stale", "stale reads are not served yet")),
         Some(Level::Linearizable(_)) | None => Ok(()),
     }
+}
+
+/// Refuses what only unary calls take.
+///
+/// # Errors
+/// `Invalid`.
+pub fn no_transaction(context: Option<&RequestContext>) -> Result<(), Failure> {
+    if context.is_some_and(|context| !context.transaction.is_empty()) {
+        let words = "reads of a transaction go by unary calls, not by Pipeline";
+        return Err(Failure::invalid("context.transaction", words));
+    }
+    Ok(())
 }
 
 fn not_implemented(feature: &'static str, message: &str) -> Failure {
@@ -67,6 +76,10 @@ pub fn write_context(
     recent: Timestamp,
 ) -> Result<Identity, Failure> {
     read_context(context)?;
+    if context.is_some_and(|context| !context.transaction.is_empty()) {
+        let words = "the writes of a transaction are sent with its Commit";
+        return Err(Failure::invalid("context.transaction", words));
+    }
     let Some(context) = context else {
         return Ok(Identity { request_id: new_request_id(), seen: recent, retry: false });
     };
@@ -226,7 +239,7 @@ mod tests {
     #[test]
     fn contexts_are_checked() {
         let transaction = RequestContext { transaction: Bytes::from_static(b"t"), ..context() };
-        assert_eq!(read_context(Some(&transaction)).unwrap_err().code(), Code::Unimplemented);
+        read_context(Some(&transaction)).unwrap();
         let stale =
             v1::Consistency { level: Some(Level::Stale(v1::consistency::Stale { max_age_ms: 1 })) };
         let stale = RequestContext { consistency: Some(stale), ..context() };

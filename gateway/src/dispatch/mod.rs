@@ -14,7 +14,7 @@ use crate::errors::Failure;
 use crate::metrics::Metrics;
 use crate::nodes::waiter::{Waiter, oneshot_waiter};
 use crate::nodes::{Link, Nodes, Outcome, Submission};
-use crate::operation::{Operation, Place};
+use crate::operation::{Operation, Place, Reach};
 use crate::routing::{Route, Routes};
 use crate::transaction::Obstacle;
 use bytes::Bytes;
@@ -252,13 +252,19 @@ pub fn request(
 
 /// A DeleteRange or an action that leaves its range: who sent it cuts it at the range's end.
 fn outside(operation: &Operation, route: &Route) -> Option<Failure> {
+    let range_end = &route.descriptor.span.end;
+    let reaches = |end: &Bytes| {
+        range_end.is_empty() || (!end.is_empty() && end.as_ref() <= range_end.as_slice())
+    };
     if let Operation::Action(action) = operation {
-        return (!route.descriptor.span.contains(&action.last)).then_some(Failure::SeveralRanges);
+        let inside = match &action.reach {
+            Reach::Key(last) => route.descriptor.span.contains(last),
+            Reach::Below(end) => reaches(end),
+        };
+        return (!inside).then_some(Failure::SeveralRanges);
     }
     let Operation::DeleteRange { end, .. } = operation else { return None };
-    let range_end = &route.descriptor.span.end;
-    let inside = range_end.is_empty() || (!end.is_empty() && end.as_ref() <= range_end.as_slice());
-    (!inside).then(|| Failure::NotImplemented {
+    (!reaches(end)).then(|| Failure::NotImplemented {
         feature: "delete_range over several ranges",
         message:
             "the span lies in more than one range, and DeleteRange is served inside one range \

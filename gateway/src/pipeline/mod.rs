@@ -168,6 +168,7 @@ impl PipelineStream {
             }
             Some(Public::BatchGet(request)) => {
                 validation::batch_get(&request)?;
+                validation::no_transaction(request.context.as_ref())?;
                 self.context.run_batch_get(ticket, request.keys);
                 return Ok(());
             }
@@ -209,6 +210,7 @@ impl PipelineStream {
 fn checked_get(request: GetRequest) -> Result<bytes::Bytes, Failure> {
     validation::key("get.key", &request.key)?;
     validation::read_context(request.context.as_ref())?;
+    validation::no_transaction(request.context.as_ref())?;
     Ok(request.key)
 }
 

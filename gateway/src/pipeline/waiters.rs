@@ -20,6 +20,7 @@ use rangedb_proto::internal::v1::data_response::Result as Answer;
 use rangedb_proto::v1::pipeline_result::Result as Public;
 use rangedb_proto::v1::{BatchGetResponse, DeleteResponse, PutResponse};
 use rangedb_types::NodeId;
+use rangedb_types::Timestamp;
 use std::sync::Arc;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -93,7 +94,8 @@ impl StreamContext {
     pub fn run_batch_get(self: &Arc<Self>, ticket: Ticket, keys: Vec<Bytes>) {
         let dispatcher = Arc::clone(&self.dispatcher);
         self.run(ticket, async move {
-            let values = batch_get(&dispatcher, &keys, ticket.deadline, true).await?;
+            let values =
+                batch_get(&dispatcher, &keys, Timestamp::ZERO, ticket.deadline, true).await?;
             Ok(Public::BatchGet(BatchGetResponse { values }))
         });
     }

@@ -2,11 +2,13 @@
 
 use super::fate::{Fate, Haste, Inquiry};
 use super::ranges::{AtKey, cut, on_each};
-use super::steps::{act, commit_key, resolve};
+use super::reads::Check;
+use super::steps::{act, at, commit_key, resolve};
+use super::token::Token;
 use crate::backoff::Backoff;
 use crate::dispatch::Dispatcher;
 use crate::errors::Failure;
-use crate::operation::Action;
+use crate::operation::{Action, Reach};
 use bytes::Bytes;
 use rangedb_proto::internal::v1::node_action::{self, Kind, write};
 use rangedb_types::Timestamp;
@@ -24,12 +26,20 @@ const CLEAN_UP_TIMEOUT: Duration = Duration::from_secs(10);
 const AGAIN_FIRST: Duration = Duration::from_millis(4);
 const AGAIN_LONGEST: Duration = Duration::from_millis(200);
 
-/// What a transaction does to a key.
+/// What a transaction wants with a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Want {
+    Put(Bytes),
+    Delete,
+    /// That nobody else writes it.
+    Check,
+}
+
+/// A key that a transaction writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {
     pub key: Bytes,
-    /// `None`: it is deleted.
-    pub value: Option<Bytes>,
+    pub want: Want,
 }
 
 impl AtKey for Write {
@@ -38,8 +48,21 @@ impl AtKey for Write {
     }
 
     fn byte_size(&self) -> usize {
-        self.key.len() + self.value.as_ref().map_or(0, Bytes::len)
+        let value = match &self.want {
+            Want::Put(value) => value.len(),
+            Want::Delete | Want::Check => 0,
+        };
+        self.key.len() + value
     }
+}
+
+/// What a serializable transaction has read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reads {
+    /// In order, each once.
+    pub keys: Vec<Bytes>,
+    /// Start and exclusive end; an empty end is unbounded.
+    pub spans: Vec<(Bytes, Bytes)>,
 }
 
 /// Writes all keys at one version, whatever stands there now. `writes` are in the order of their keys,
@@ -47,7 +70,7 @@ impl AtKey for Write {
 ///
 /// # Errors
 /// `TransactionUnknown` if it may have been committed; anything else means that it surely was not.
-pub async fn commit(
+pub async fn write_all(
     dispatcher: &Arc<Dispatcher>,
     writes: Vec<Write>,
     deadline: Instant,
@@ -56,8 +79,14 @@ pub async fn commit(
     let mut backoff = Backoff::new(AGAIN_FIRST, AGAIN_LONGEST);
     loop {
         let id = dispatcher.timestamp(deadline).await?;
-        let writes = Arc::clone(&writes);
-        let commit = Commit { dispatcher: Arc::clone(dispatcher), id, writes, deadline };
+        let commit = Commit {
+            dispatcher: Arc::clone(dispatcher),
+            id,
+            snapshot: Timestamp::ZERO,
+            reads: None,
+            writes: Arc::clone(&writes),
+            deadline,
+        };
         match commit.run().await {
             // It waited for one that waits for it, or was taken for dead. Nothing depends on its id.
             Err(failure @ (Failure::KeyLocked { .. } | Failure::Aborted)) => {
@@ -72,11 +101,38 @@ pub async fn commit(
     }
 }
 
+/// Commits what a transaction wants to write, in the order of the keys, each once, at least one.
+/// `reads` are those of a serializable one.
+///
+/// # Errors
+/// As [`write_all`].
+pub async fn commit(
+    dispatcher: &Arc<Dispatcher>,
+    token: &Token,
+    writes: Vec<Write>,
+    reads: Option<Reads>,
+    deadline: Instant,
+) -> Result<Timestamp, Failure> {
+    let commit = Commit {
+        dispatcher: Arc::clone(dispatcher),
+        id: token.id,
+        snapshot: token.read_version(),
+        reads: reads.map(Arc::new),
+        writes: Arc::new(writes),
+        deadline,
+    };
+    commit.run().await
+}
+
 /// One transaction on its way.
 #[derive(Clone)]
 struct Commit {
     dispatcher: Arc<Dispatcher>,
     id: Timestamp,
+    /// Foreign versions above it are conflicts; zero: none are.
+    snapshot: Timestamp,
+    /// To be checked at the commit timestamp.
+    reads: Option<Arc<Reads>>,
     writes: Arc<Vec<Write>>,
     deadline: Instant,
 }
@@ -91,6 +147,9 @@ impl Commit {
     }
 
     async fn run(&self) -> Result<Timestamp, Failure> {
+        if self.reads.is_some() {
+            return self.in_two_rounds().await;
+        }
         let parts = cut(&self.dispatcher, &self.writes, &self.all(), self.deadline).await?;
         if let [all] = parts.as_slice() {
             match self.at_once(all).await {
@@ -108,7 +167,7 @@ impl Commit {
     fn transaction(&self) -> node_action::Transaction {
         node_action::Transaction {
             id: self.id.0,
-            snapshot_version: 0,
+            snapshot_version: self.snapshot.0,
             primary: self.primary().clone(),
             lifetime_ms: u64::try_from(LIFETIME.as_millis()).unwrap_or(u64::MAX),
             sequence: 1,
@@ -117,10 +176,11 @@ impl Commit {
 
     fn wire(&self, part: &[usize]) -> Vec<node_action::Write> {
         let of = |at: &usize| {
-            let Write { key, value } = self.writes[*at].clone();
-            let want = match value {
-                Some(value) => write::Want::Put(value),
-                None => write::Want::Delete(node_action::Nothing {}),
+            let Write { key, want } = self.writes[*at].clone();
+            let want = match want {
+                Want::Put(value) => write::Want::Put(value),
+                Want::Delete => write::Want::Delete(node_action::Nothing {}),
+                Want::Check => write::Want::Check(node_action::Nothing {}),
             };
             node_action::Write { key, want: Some(want) }
         };
@@ -135,7 +195,7 @@ impl Commit {
         });
         let first = self.primary().clone();
         let last = self.writes[self.writes.len() - 1].key.clone();
-        let action = Action { first, last, kind };
+        let action = Action { first, reach: Reach::Key(last), kind };
         match act(&self.dispatcher, action, self.deadline).await {
             Ok(result) => Ok(Timestamp(result.version)),
             Err(failure) => self.judge(failure),
@@ -222,6 +282,16 @@ impl Commit {
         self.prewrite(rest, None).await.map_err(undecided)?;
         loop {
             let version = self.dispatcher.timestamp(self.deadline).await?;
+            if let Some(reads) = &self.reads {
+                let check = Check {
+                    dispatcher: &self.dispatcher,
+                    id: self.id,
+                    snapshot: self.snapshot,
+                    version,
+                    deadline: self.deadline,
+                };
+                check.all(reads).await.map_err(undecided)?;
+            }
             let primary = self.primary();
             let committed =
                 commit_key(&self.dispatcher, self.id, primary, version, self.deadline).await;
@@ -245,8 +315,7 @@ impl Commit {
                 primary: self.primary().clone(),
                 lifetime_ms: u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX),
             });
-            let (first, last) = (self.primary().clone(), self.primary().clone());
-            let action = Action { first, last, kind };
+            let action = at(self.primary(), kind);
             if let Err(error) = act(&self.dispatcher, action, deadline).await {
                 tracing::debug!(%error, id = %self.id, "a transaction was not renewed");
             }

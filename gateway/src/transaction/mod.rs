@@ -9,7 +9,13 @@ mod commit;
 mod fate;
 mod obstacle;
 mod ranges;
+mod reads;
+mod status;
 mod steps;
+mod token;
 
-pub use commit::{Write, commit};
+pub use commit::{Reads, Want, Write, commit, write_all};
 pub use obstacle::Obstacle;
+pub use ranges::AtKey;
+pub use status::{end, fate_of};
+pub use token::{Isolation, Token, Tokens};

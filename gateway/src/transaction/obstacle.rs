@@ -108,8 +108,12 @@ impl Obstacle {
 /// True for a step that places intents, of a transaction that began later than the other.
 fn gives_way(operation: &Operation, intent: &Intent) -> bool {
     let Operation::Action(action) = operation else { return false };
-    let Kind::Prewrite(prewrite) = &action.kind else { return false };
-    prewrite.transaction.as_ref().is_some_and(|own| own.id > intent.id)
+    let own = match &action.kind {
+        Kind::Prewrite(prewrite) => prewrite.transaction.as_ref().map(|own| own.id),
+        Kind::CheckReads(check) => Some(check.id),
+        _ => None,
+    };
+    own.is_some_and(|own| own > intent.id)
 }
 
 fn locked(intent: &Intent) -> Failure {

@@ -3,7 +3,7 @@
 use super::steps::act;
 use crate::dispatch::Dispatcher;
 use crate::errors::Failure;
-use crate::operation::{Action, Place};
+use crate::operation::{Action, Place, Reach};
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use rangedb_proto::internal::v1::NodeActionResult;
@@ -19,7 +19,7 @@ const AT_A_TIME: usize = 8;
 const CUTS_MAX: usize = 64;
 
 /// Something to be done at a key.
-pub(super) trait AtKey: Sync {
+pub trait AtKey: Sync {
     fn key(&self) -> &Bytes;
     fn byte_size(&self) -> usize;
 }
@@ -96,7 +96,7 @@ pub(super) async fn on_each<T: AtKey>(
         let steps = stream::iter(parts).map(|part| async move {
             let first = items[part[0]].key().clone();
             let last = items[part[part.len() - 1]].key().clone();
-            let action = Action { first, last, kind: step(&part) };
+            let action = Action { first, reach: Reach::Key(last), kind: step(&part) };
             let result = act(dispatcher, action, deadline).await;
             (part, result)
         });

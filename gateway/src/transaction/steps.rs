@@ -3,7 +3,7 @@
 use crate::batch_get::unexpected;
 use crate::dispatch::{Call, Dispatcher};
 use crate::errors::Failure;
-use crate::operation::{Action, Operation};
+use crate::operation::{Action, Operation, Reach};
 use bytes::Bytes;
 use rangedb_proto::internal::v1 as wire;
 use rangedb_proto::internal::v1::NodeActionResult;
@@ -26,8 +26,8 @@ pub(super) async fn act(
     }
 }
 
-fn at(key: &Bytes, kind: Kind) -> Action {
-    Action { first: key.clone(), last: key.clone(), kind }
+pub(super) fn at(key: &Bytes, kind: Kind) -> Action {
+    Action { first: key.clone(), reach: Reach::Key(key.clone()), kind }
 }
 
 /// What a primary says of its transaction.

@@ -76,7 +76,12 @@ async fn bad_requests_get_canonical_codes_and_fields() {
     refused.push((rpc.delete_range(request).await.unwrap_err(), Code::InvalidArgument, "start"));
     let request = BatchGetRequest { keys: vec!["k".into(); 10_001], context: None };
     refused.push((rpc.batch_get(request).await.unwrap_err(), Code::InvalidArgument, "keys"));
-    let request = CommitStatusRequest { key: "k".into(), request_id: "x".into(), seen_version: 1 };
+    let request = CommitStatusRequest {
+        key: "k".into(),
+        request_id: "x".into(),
+        seen_version: 1,
+        transaction_id: 0,
+    };
     refused.push((
         rpc.commit_status(request).await.unwrap_err(),
         Code::InvalidArgument,

@@ -1,0 +1,273 @@
+//! The public `Transactions` service.
+//!
+//! Owns: the translation between public calls and transactions. Must not know: steps, routes.
+
+use crate::deadline;
+use crate::dispatch::Dispatcher;
+use crate::errors::Failure;
+use crate::metrics::Method;
+use crate::transaction::{AtKey as _, Isolation, Reads, Token, Tokens, Want, Write, commit, end};
+use crate::validation;
+use bytes::Bytes;
+use rangedb_proto::v1::transaction_write::Want as WireWant;
+use rangedb_proto::v1::transactions_server::Transactions;
+use rangedb_proto::v1::{
+    self, BeginRequest, BeginResponse, CommitRequest, CommitResponse, RollbackRequest,
+    RollbackResponse,
+};
+use rangedb_types::Timestamp;
+use rangedb_types::limits::BATCH_BYTES_MAX;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+use tonic::{Code, Request, Response, Status, Streaming};
+
+/// How long a transaction may take if Begin does not say, and at most.
+const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT_MAX: Duration = Duration::from_secs(600);
+
+/// Serves applications.
+pub struct TransactionsService {
+    dispatcher: Arc<Dispatcher>,
+    tokens: Arc<Tokens>,
+    request_timeout: Duration,
+}
+
+/// What a Commit brought, over all of its messages.
+#[derive(Default)]
+struct Brought {
+    token: Bytes,
+    writes: Writes,
+    reads: Option<Reads>,
+}
+
+/// Writes as they come in.
+#[derive(Default)]
+pub struct Writes {
+    writes: Vec<Write>,
+    bytes: usize,
+}
+
+impl Writes {
+    /// Adds one.
+    ///
+    /// # Errors
+    /// `Invalid`, or `TooLarge` once there is too much.
+    pub fn add(&mut self, write: v1::TransactionWrite) -> Result<(), Failure> {
+        let write = checked(write)?;
+        self.bytes += write.byte_size();
+        if self.bytes > BATCH_BYTES_MAX {
+            let words = format!(
+                "a transaction writes {} MiB of keys and values at most; cut it in several",
+                BATCH_BYTES_MAX >> 20
+            );
+            return Err(Failure::TooLarge { message: words });
+        }
+        self.writes.push(write);
+        Ok(())
+    }
+
+    /// All of them, in the order of their keys.
+    ///
+    /// # Errors
+    /// `Invalid` for a key that is written twice.
+    pub fn in_order(mut self) -> Result<Vec<Write>, Failure> {
+        self.writes.sort_by(|a, b| a.key.cmp(&b.key));
+        match self.writes.windows(2).find(|pair| pair[0].key == pair[1].key) {
+            Some(pair) => {
+                let key = pair[0].key.escape_ascii();
+                Err(Failure::invalid("writes.key", format!("the key `{key}` is written twice")))
+            }
+            None => Ok(self.writes),
+        }
+    }
+}
+
+impl TransactionsService {
+    #[must_use]
+    pub const fn new(
+        dispatcher: Arc<Dispatcher>,
+        tokens: Arc<Tokens>,
+        request_timeout: Duration,
+    ) -> Self {
+        Self { dispatcher, tokens, request_timeout }
+    }
+
+    async fn do_begin(&self, request: Request<BeginRequest>) -> Result<BeginResponse, Failure> {
+        let deadline = deadline::of_call(request.metadata(), self.request_timeout)?;
+        let request = request.into_inner();
+        if request.pessimistic {
+            return Err(Failure::NotImplemented {
+                feature: "pessimistic",
+                message: "pessimistic transactions are not served yet".to_owned(),
+            });
+        }
+        let isolation = match request.isolation() {
+            v1::Isolation::Unspecified | v1::Isolation::Snapshot => Isolation::Snapshot,
+            v1::Isolation::ReadCommitted => Isolation::ReadCommitted,
+            v1::Isolation::Serializable => Isolation::Serializable,
+        };
+        let timeout = match request.timeout_ms {
+            0 => TIMEOUT,
+            millis => Duration::from_millis(millis),
+        };
+        if timeout > TIMEOUT_MAX {
+            let words = format!("a transaction may take {} s at most", TIMEOUT_MAX.as_secs());
+            return Err(Failure::invalid("timeout_ms", words));
+        }
+        let id = self.dispatcher.timestamp(deadline).await?;
+        let token = self.tokens.sign(Token { id, isolation, timeout }, deadline).await?;
+        Ok(BeginResponse { token, id: id.0 })
+    }
+
+    async fn do_commit(
+        &self,
+        request: Request<Streaming<CommitRequest>>,
+    ) -> Result<CommitResponse, Failure> {
+        let deadline = deadline::of_call(request.metadata(), self.request_timeout)?;
+        let brought = gather(request.into_inner()).await?;
+        let token = self.tokens.read(&brought.token, deadline).await?;
+        let reads = match (token.isolation, brought.reads) {
+            (Isolation::Serializable, None) => {
+                let words = "a serializable transaction commits with what it has read";
+                return Err(Failure::invalid("reads", words));
+            }
+            (Isolation::Serializable, reads) => reads.map(sorted),
+            _ => None,
+        };
+        let writes = brought.writes.in_order()?;
+        if writes.is_empty() {
+            // A snapshot is as good as a serial place of its own.
+            return Ok(CommitResponse { version: token.id.0 });
+        }
+        if token.is_expired(self.dispatcher.timestamp(deadline).await?) {
+            return Err(Failure::Expired);
+        }
+        let version = commit(&self.dispatcher, &token, writes, reads, deadline).await?;
+        Ok(CommitResponse { version: version.0 })
+    }
+
+    async fn do_rollback(
+        &self,
+        request: Request<RollbackRequest>,
+    ) -> Result<RollbackResponse, Failure> {
+        let deadline = deadline::of_call(request.metadata(), self.request_timeout)?;
+        let request = request.into_inner();
+        let token = self.tokens.read(&request.token, deadline).await?;
+        if !request.key.is_empty() {
+            validation::key("key", &request.key)?;
+            end(&self.dispatcher, token.id, &request.key, deadline).await?;
+        }
+        Ok(RollbackResponse {})
+    }
+
+    fn finish<T>(
+        &self,
+        method: Method,
+        began: Instant,
+        result: Result<T, Failure>,
+    ) -> Result<Response<T>, Status> {
+        let code = result.as_ref().map_or_else(Failure::code, |_| Code::Ok);
+        self.dispatcher.metrics.finished(method, code, began.elapsed());
+        Ok(Response::new(result?))
+    }
+}
+
+/// Reads the messages of a Commit; refuses as soon as a limit is broken.
+async fn gather(mut messages: Streaming<CommitRequest>) -> Result<Brought, Failure> {
+    let mut brought = Brought::default();
+    let mut first = true;
+    while let Some(message) = messages.message().await.map_err(|status| Failure::Invalid {
+        field: "writes",
+        message: format!("the stream of writes broke: {}", status.message()),
+    })? {
+        if std::mem::take(&mut first) {
+            brought.token = message.token;
+        }
+        for write in message.writes {
+            brought.writes.add(write)?;
+        }
+        if let Some(reads) = message.reads {
+            let all = brought.reads.get_or_insert_default();
+            all.keys.extend(reads.keys);
+            for span in reads.spans {
+                validation::span(&span.start, &span.end)?;
+                all.spans.push((span.start, span.end));
+            }
+        }
+    }
+    Ok(brought)
+}
+
+fn checked(write: v1::TransactionWrite) -> Result<Write, Failure> {
+    validation::key("writes.key", &write.key)?;
+    let want = match write.want {
+        Some(WireWant::Put(value)) => {
+            validation::value(&value)?;
+            Want::Put(value)
+        }
+        Some(WireWant::Delete(_)) => Want::Delete,
+        Some(WireWant::Check(_)) => Want::Check,
+        None => {
+            let words = "a write is a put, a delete or a check";
+            return Err(Failure::invalid("writes.want", words));
+        }
+    };
+    Ok(Write { key: write.key, want })
+}
+
+fn sorted(mut reads: Reads) -> Reads {
+    reads.keys.sort_unstable();
+    reads.keys.dedup();
+    reads
+}
+
+/// What the reads of a transaction see.
+///
+/// # Errors
+/// `Invalid` for a token that is none, `Expired`.
+pub async fn read_version(
+    dispatcher: &Dispatcher,
+    tokens: &Tokens,
+    token: &[u8],
+    deadline: Instant,
+) -> Result<Timestamp, Failure> {
+    if token.is_empty() {
+        return Ok(Timestamp::ZERO);
+    }
+    let token = tokens.read(token, deadline).await?;
+    if token.is_expired(dispatcher.timestamps.latest_seen()) {
+        return Err(Failure::Expired);
+    }
+    Ok(token.read_version())
+}
+
+#[tonic::async_trait]
+impl Transactions for TransactionsService {
+    async fn begin(
+        &self,
+        request: Request<BeginRequest>,
+    ) -> Result<Response<BeginResponse>, Status> {
+        let began = Instant::now();
+        let result = self.do_begin(request).await;
+        self.finish(Method::Begin, began, result)
+    }
+
+    async fn commit(
+        &self,
+        request: Request<Streaming<CommitRequest>>,
+    ) -> Result<Response<CommitResponse>, Status> {
+        let began = Instant::now();
+        let result = self.do_commit(request).await;
+        self.finish(Method::Commit, began, result)
+    }
+
+    async fn rollback(
+        &self,
+        request: Request<RollbackRequest>,
+    ) -> Result<Response<RollbackResponse>, Status> {
+        let began = Instant::now();
+        let result = self.do_rollback(request).await;
+        self.finish(Method::Rollback, began, result)
+    }
+}
