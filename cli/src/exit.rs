@@ -94,7 +94,7 @@ impl From<rangedb_client::Error> for Failure {
             Error::Refused { .. } => Exit::Refused,
             Error::ConditionFailed { .. } | Error::Conflict { .. } => Exit::NotMet,
             Error::Unavailable { .. } | Error::Overloaded { .. } => Exit::Unavailable,
-            Error::OutcomeUnknown { .. } => Exit::OutcomeUnknown,
+            Error::OutcomeUnknown { .. } | Error::TransactionUnknown { .. } => Exit::OutcomeUnknown,
             Error::NotImplemented { .. } | Error::Protocol(_) => Exit::Other,
             // What the client could not judge is final: it would be an unknown outcome else.
             Error::Other(status) => exit_of(status, Effect::Read),

@@ -12,7 +12,7 @@ use rangedb_proto::v1::admin_client::AdminClient;
 use rangedb_proto::v1::key_value_client::KeyValueClient;
 use rangedb_proto::v1::{
     BatchGetRequest, CommitStatusRequest, DeleteRangeRequest, DeleteRequest, GetRequest,
-    GetResponse, PutRequest,
+    GetResponse, PutRequest, RequestContext,
 };
 use rangedb_types::limits::MESSAGE_BYTES_MAX;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ const SEEN_VERSION_METADATA: &str = "rangedb-seen-version";
 /// How long renewing the seen version may hold up a write.
 const RENEW_TIMEOUT: Duration = Duration::from_millis(500);
 /// Largest answer accepted. A page may have an entry of the largest value beside 4 MiB of others.
-const ANSWER_BYTES_MAX: usize = 2 * MESSAGE_BYTES_MAX;
+pub(crate) const ANSWER_BYTES_MAX: usize = 2 * MESSAGE_BYTES_MAX;
 
 pub(crate) type KeyValueRpc = KeyValueClient<Channel>;
 
@@ -49,6 +49,12 @@ impl Default for Options {
 pub struct Client {
     shared: Arc<Shared>,
     options: Options,
+}
+
+/// The end of a call without an answer.
+pub(crate) struct End {
+    pub(crate) error: Error,
+    pub(crate) maybe_applied: bool,
 }
 
 #[derive(Debug)]
@@ -122,7 +128,15 @@ impl Client {
     /// # Errors
     /// See [`Error`]; an absent key is none.
     pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Value>, Error> {
-        let request = GetRequest { key: key.into(), context: None };
+        self.get_in(key.into(), None).await
+    }
+
+    pub(crate) async fn get_in(
+        &self,
+        key: Bytes,
+        context: Option<RequestContext>,
+    ) -> Result<Option<Value>, Error> {
+        let request = GetRequest { key, context };
         let answer =
             self.read_unary(|mut rpc, call| async move { rpc.get(call).await }, &request).await?;
         Ok(value_of(answer.into_inner()))
@@ -144,9 +158,16 @@ impl Client {
         K: IntoIterator,
         K::Item: Into<Bytes>,
     {
-        let keys: Vec<Bytes> = keys.into_iter().map(Into::into).collect();
+        self.batch_get_in(keys.into_iter().map(Into::into).collect(), None).await
+    }
+
+    pub(crate) async fn batch_get_in(
+        &self,
+        keys: Vec<Bytes>,
+        context: Option<RequestContext>,
+    ) -> Result<Vec<Option<Value>>, Error> {
         let count = keys.len();
-        let request = BatchGetRequest { keys, context: None };
+        let request = BatchGetRequest { keys, context };
         let answer = self
             .read_unary(|mut rpc, call| async move { rpc.batch_get(call).await }, &request)
             .await?;
@@ -355,14 +376,31 @@ impl Client {
         F: Fn(KeyValueRpc, Duration) -> A,
         A: Future<Output = Result<T, Verdict>>,
     {
+        self.repeat(|gateway, time| attempt(key_value(gateway), time))
+            .await
+            .map_err(|end| end.error)
+    }
+
+    /// Attempts of a call that may run any number of times, at one gateway after the other.
+    pub(crate) async fn repeat<T, F, A>(&self, attempt: F) -> Result<T, End>
+    where
+        F: Fn(&Gateway, Duration) -> A,
+        A: Future<Output = Result<T, Verdict>>,
+    {
         let endpoints = &self.shared.endpoints;
         let mut attempts = Attempts::new(self.options.timeout, None);
         loop {
             let gateway = endpoints.current();
             let time = attempts.attempt_time(endpoints.len());
-            match attempt(key_value(&gateway), time).await {
+            match attempt(&gateway, time).await {
                 Ok(answer) => return Ok(answer),
-                Err(verdict) => self.move_on(&gateway, &mut attempts, verdict).await?,
+                Err(verdict) => {
+                    // A definite answer holds for every earlier attempt, too.
+                    let is_final = matches!(verdict, Verdict::Final(_));
+                    let moved = self.move_on(&gateway, &mut attempts, verdict).await;
+                    let maybe_applied = !is_final && attempts.repeated();
+                    moved.map_err(|error| End { error, maybe_applied })?;
+                }
             }
         }
     }
@@ -418,7 +456,7 @@ impl Client {
 }
 
 /// A call that carries its time in the `grpc-timeout` header.
-fn timed<M>(message: M, time: Duration) -> Request<M> {
+pub(crate) fn timed<M>(message: M, time: Duration) -> Request<M> {
     let mut request = Request::new(message);
     request.set_timeout(time);
     request

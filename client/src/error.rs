@@ -56,6 +56,9 @@ pub enum Error {
     /// A write may or may not have been applied.
     #[error("the outcome of the write is not known (request id {id})")]
     OutcomeUnknown { id: WriteId },
+    /// A transaction may or may not have been committed: ask [`crate::Client::transaction_status`].
+    #[error("the outcome of the transaction {id} is not known")]
+    TransactionUnknown { id: Version, key: bytes::Bytes },
     /// The server does not serve this yet.
     #[error("not implemented: {message}")]
     NotImplemented { message: String },
@@ -78,7 +81,9 @@ impl Error {
             Self::Unavailable { .. } | Self::Overloaded { .. } | Self::Conflict { .. } => {
                 RetryAdvice::Safe
             }
-            Self::OutcomeUnknown { .. } => RetryAdvice::OutcomeUnknown,
+            Self::OutcomeUnknown { .. } | Self::TransactionUnknown { .. } => {
+                RetryAdvice::OutcomeUnknown
+            }
             _ => RetryAdvice::Never,
         }
     }
@@ -93,7 +98,7 @@ impl Error {
             Self::Conflict { .. } => Code::Aborted,
             Self::Unavailable { .. } => Code::Unavailable,
             Self::Overloaded { .. } => Code::ResourceExhausted,
-            Self::OutcomeUnknown { .. } => Code::Unknown,
+            Self::OutcomeUnknown { .. } | Self::TransactionUnknown { .. } => Code::Unknown,
             Self::NotImplemented { .. } => Code::Unimplemented,
             Self::Protocol(_) => Code::Internal,
             Self::Other(status) => status.code(),

@@ -27,12 +27,14 @@ mod error;
 mod pipeline;
 mod range;
 mod seen;
+mod transaction;
 mod write;
 
 pub use client::{Client, Options};
 pub use error::{Error, RetryAdvice};
 pub use pipeline::Pipeline;
 pub use range::{Entries, Entry, RangeQuery};
+pub use transaction::{Isolation, Transaction, TransactionOptions};
 pub use write::{Condition, WriteId};
 
 /// The commit timestamp of a value; grows with every write of a key.

@@ -4,7 +4,7 @@ use crate::error::{Error, Verdict, judge_status};
 use crate::{Client, Version};
 use bytes::Bytes;
 use futures::stream::{self, Stream, StreamExt as _};
-use rangedb_proto::v1::{KeyValueEntry, RangeRequest, RangeResponse};
+use rangedb_proto::v1::{KeyValueEntry, RangeRequest, RangeResponse, RequestContext};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -67,6 +67,23 @@ impl RangeQuery {
     pub const fn keys_only(mut self) -> Self {
         self.keys_only = true;
         self
+    }
+
+    /// Start and exclusive end; an empty end is unbounded.
+    pub(crate) fn bounds(&self) -> (Bytes, Bytes) {
+        (self.start.clone(), self.end.clone())
+    }
+
+    pub(crate) fn contains(&self, key: &[u8]) -> bool {
+        key >= &self.start[..] && (self.end.is_empty() || key < &self.end[..])
+    }
+
+    /// The shape of an answer, and the question for all there is.
+    pub(crate) fn split(mut self) -> (Self, usize, bool) {
+        let limit = if self.limit == 0 { usize::MAX } else { self.limit as usize };
+        let reverse = std::mem::take(&mut self.reverse);
+        self.limit = 0;
+        (self, limit, reverse)
     }
 
     pub(crate) fn into_request(self) -> RangeRequest {
@@ -145,7 +162,15 @@ impl Client {
     /// Bounds that hold no key, or no gateway that could serve the first page in time. Later pages'
     /// errors come in the stream.
     pub async fn range(&self, query: RangeQuery) -> Result<Entries, Error> {
-        let request = query.into_request();
+        self.range_in(query, None).await
+    }
+
+    pub(crate) async fn range_in(
+        &self,
+        query: RangeQuery,
+        context: Option<RequestContext>,
+    ) -> Result<Entries, Error> {
+        let request = RangeRequest { context, ..query.into_request() };
         let page_time = self.options().timeout;
         let opened = self.read(move |mut rpc, time| {
             let request = request.clone();
