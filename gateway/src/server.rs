@@ -1,7 +1,7 @@
 //! One gateway: everything it runs, from listening to shutdown.
 
 use crate::admin::AdminService;
-use crate::dispatch::Dispatcher;
+use crate::dispatch::{After, Dispatcher};
 use crate::metrics::Metrics;
 use crate::nodes::{LinkLimits, Nodes};
 use crate::pipeline::PipelineLimits;
@@ -32,6 +32,7 @@ use tonic::service::Routes as Services;
 
 /// How long open calls may take to finish at shutdown, and then what runs behind them.
 const CALLS_DRAIN_TIMEOUT: Duration = Duration::from_secs(6);
+const OPERATIONS_DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 const TASKS_DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why a gateway did not start.
@@ -170,7 +171,8 @@ fn dispatcher(
     let routes = Routes::new(Arc::clone(placement), settings.routes_max, Arc::clone(&metrics));
     let timestamps = Arc::clone(timestamps);
     let attempt_timeout = settings.attempt_timeout.get();
-    Dispatcher::new(routes, nodes, timestamps, metrics, operations.clone(), attempt_timeout)
+    let after = After { tasks: operations.clone(), end: background.clone() };
+    Dispatcher::new(routes, nodes, timestamps, metrics, after, attempt_timeout)
 }
 
 fn service_limits(settings: &Settings) -> ServiceLimits {
@@ -257,8 +259,10 @@ impl Server {
             self.grpc.abort();
             result = Err(ShutdownError::CallsCutOff);
         }
-        self.background.cancel();
+        // What is left to be done behind answers gets a moment, while the nodes can still be reached.
         self.operations.close();
+        let _late = timeout(OPERATIONS_DRAIN_TIMEOUT, self.operations.wait()).await;
+        self.background.cancel();
         self.tasks.close();
         let ended = timeout(TASKS_DRAIN_TIMEOUT, async {
             self.operations.wait().await;

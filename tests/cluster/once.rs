@@ -36,6 +36,7 @@ async fn a_retried_write_is_applied_once() -> Result<()> {
         key: "once".into(),
         request_id: vec![7; 16].into(),
         seen_version: seen.0,
+        ..CommitStatusRequest::default()
     };
     let told = rpc.commit_status(status).await?.into_inner();
     ensure!(told.committed && told.version == first, "{told:?}");
@@ -52,6 +53,7 @@ async fn a_write_that_was_declared_lost_never_happens() -> Result<()> {
         key: "fenced".into(),
         request_id: vec![9; 16].into(),
         seen_version: seen.0,
+        ..CommitStatusRequest::default()
     };
     let told = rpc.commit_status(status.clone()).await?.into_inner();
     ensure!(!told.committed, "nobody sent it: {told:?}");

@@ -2,7 +2,6 @@
 //! is deleted.
 
 use crate::nodes::node_id;
-use crate::sizes::whole;
 use anyhow::{Context as _, Result, ensure};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use rand::rngs::StdRng;
@@ -10,6 +9,7 @@ use rand::seq::SliceRandom as _;
 use rand::{RngCore as _, SeedableRng as _};
 use rangedb_client::proto::RangeStatus;
 use rangedb_client::{Client, Options, RangeQuery};
+use rangedb_tests::admin::whole;
 use rangedb_tests::logs::PEER_LOST;
 use rangedb_tests::{Processes, Shape, admin, rounds, seed, usage, wait};
 use std::time::{Duration, Instant};

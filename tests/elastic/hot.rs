@@ -1,12 +1,12 @@
 //! A few keys get nearly all of the load: their range is split, and the parts are led by all nodes.
 
-use crate::sizes::whole;
 use anyhow::{Result, ensure};
 use futures::future::try_join_all;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use rangedb_client::Client;
 use rangedb_client::proto::RangeStatus;
+use rangedb_tests::admin::whole;
 use rangedb_tests::logs::PEER_LOST;
 use rangedb_tests::{Processes, Shape, admin, full, seed, wait};
 use std::collections::BTreeMap;

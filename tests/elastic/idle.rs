@@ -1,10 +1,10 @@
 //! Many ranges that nobody uses cost next to nothing, and are there at once when somebody does.
 
-use crate::sizes::split_at;
 use anyhow::{Context as _, Result, ensure};
 use futures::{StreamExt as _, stream};
 use rangedb_client::Client;
 use rangedb_client::proto::{RangeStatus, SplitRangeRequest, split_range_request::At};
+use rangedb_tests::admin::split_at;
 use rangedb_tests::logs::PEER_LOST;
 use rangedb_tests::{Processes, Shape, admin, http, rounds, usage, wait};
 use std::time::{Duration, Instant};

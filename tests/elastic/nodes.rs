@@ -1,9 +1,10 @@
 //! Nodes join, are drained, and die for good, while the cluster is written to.
 
-use crate::sizes::{ranges_are, whole};
+use crate::sizes::ranges_are;
 use anyhow::{Context as _, Result, ensure};
 use rangedb_client::Client;
 use rangedb_client::proto::{DrainNodeRequest, RangeStatus, RemoveNodeRequest};
+use rangedb_tests::admin::whole;
 use rangedb_tests::logs::PEER_LOST;
 use rangedb_tests::workload::Plan;
 use rangedb_tests::{Processes, Shape, Workload, admin, http, rounds, seed, wait};

@@ -1,11 +1,11 @@
 //! How long writes wait for a split and for a transfer of leadership.
 
-use crate::sizes::{split_at, whole};
 use anyhow::{Context as _, Result, ensure};
 use rand::seq::SliceRandom as _;
 use rand::{SeedableRng as _, rngs::StdRng};
 use rangedb_client::Client;
 use rangedb_client::proto::TransferLeaderRequest;
+use rangedb_tests::admin::{split_at, whole};
 use rangedb_tests::logs::PEER_LOST;
 use rangedb_tests::workload::{Plan, percentile_ms};
 use rangedb_tests::{Processes, Shape, Workload, admin, full, rounds, seed, wait};

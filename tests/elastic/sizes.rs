@@ -1,10 +1,10 @@
 //! Ranges split because they grow, and merge because the sizes were raised, under constant writes.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use rangedb_client::Client;
-use rangedb_client::proto::{SplitRangeRequest, split_range_request::At};
+use rangedb_tests::admin::whole;
 use rangedb_tests::logs::PEER_LOST;
 use rangedb_tests::workload::Plan;
 use rangedb_tests::{Processes, Shape, Workload, admin, rounds, seed, wait};
@@ -95,33 +95,6 @@ pub(crate) async fn ranges_are(client: &Client, wanted: impl Fn(usize) -> bool) 
         let count = admin::ranges(client).await?.len();
         ensure!(wanted(count), "{count} ranges");
         Ok(count)
-    })
-    .await
-}
-
-/// Cuts the range that holds a key there.
-pub(crate) async fn split_at(client: &Client, key: &[u8]) -> Result<()> {
-    wait::until("the range is split", LIMIT, async || {
-        let at = Some(At::AtKey(key.to_vec().into()));
-        let request = SplitRangeRequest { at, ..Default::default() };
-        // An earlier one may still be under way.
-        let _refused = client.admin().split_range(request).await;
-        let ranges = admin::ranges(client).await?;
-        ensure!(ranges.iter().any(|range| range.start == key), "{} ranges", ranges.len());
-        Ok(())
-    })
-    .await
-}
-
-/// The ranges follow each other from the first key to the last, without gap or overlap.
-pub(crate) async fn whole(client: &Client) -> Result<()> {
-    wait::until("the ranges join without gap or overlap", LIMIT, async || {
-        let ranges = admin::ranges(client).await?;
-        let (first, last) = (ranges.first().context("none")?, ranges.last().context("none")?);
-        ensure!(first.start.is_empty() && last.end.is_empty(), "the ends are open: {ranges:?}");
-        let joined = ranges.windows(2).all(|pair| pair[0].end == pair[1].start);
-        ensure!(joined, "a gap or an overlap: {ranges:?}");
-        Ok(())
     })
     .await
 }

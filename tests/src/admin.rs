@@ -6,7 +6,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use rangedb_client::Client;
 use rangedb_client::proto::{
     ListNodesRequest, ListRangesRequest, NodeStatus, RangeStatus, SetConfigRequest,
-    VerifyRangeRequest,
+    SplitRangeRequest, VerifyRangeRequest, split_range_request::At,
 };
 use std::time::Duration;
 
@@ -113,6 +113,39 @@ pub async fn placement_leader(client: &Client) -> Result<String> {
         let members = client.admin().list_placement(request).await?.into_inner().members;
         let leader = members.into_iter().find(|member| member.role == "leader");
         Ok(leader.context("no leader")?.address)
+    })
+    .await
+}
+
+/// Cuts the range that holds a key there.
+///
+/// # Errors
+/// It was not cut in time.
+pub async fn split_at(client: &Client, key: &[u8]) -> Result<()> {
+    wait::until("the range is split", VERIFY_LIMIT, async || {
+        let at = Some(At::AtKey(key.to_vec().into()));
+        let request = SplitRangeRequest { at, ..Default::default() };
+        // An earlier one may still be under way.
+        let _refused = client.admin().split_range(request).await;
+        let ranges = ranges(client).await?;
+        ensure!(ranges.iter().any(|range| range.start == key), "{} ranges", ranges.len());
+        Ok(())
+    })
+    .await
+}
+
+/// The ranges follow each other from the first key to the last, without gap or overlap.
+///
+/// # Errors
+/// They do not, in time.
+pub async fn whole(client: &Client) -> Result<()> {
+    wait::until("the ranges join without gap or overlap", VERIFY_LIMIT, async || {
+        let ranges = ranges(client).await?;
+        let (first, last) = (ranges.first().context("none")?, ranges.last().context("none")?);
+        ensure!(first.start.is_empty() && last.end.is_empty(), "the ends are open: {ranges:?}");
+        let joined = ranges.windows(2).all(|pair| pair[0].end == pair[1].start);
+        ensure!(joined, "a gap or an overlap: {ranges:?}");
+        Ok(())
     })
     .await
 }

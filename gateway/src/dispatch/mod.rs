@@ -27,17 +27,26 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// What operations are executed with.
 pub struct Dispatcher {
-    /// Owns what goes on after an answer: the clean-up behind transactions.
-    pub after: TaskTracker,
+    after: After,
     pub routes: Arc<Routes>,
     pub nodes: Arc<Nodes>,
     pub timestamps: Arc<TimestampClient>,
     pub metrics: Arc<Metrics>,
     attempt_timeout: Duration,
+}
+
+/// What goes on after an answer: the clean-up behind transactions.
+#[derive(Clone)]
+pub struct After {
+    /// Owns the tasks.
+    pub tasks: TaskTracker,
+    /// Ends them.
+    pub end: CancellationToken,
 }
 
 /// An answer and the route it came by.
@@ -54,10 +63,16 @@ impl Dispatcher {
         nodes: Arc<Nodes>,
         timestamps: Arc<TimestampClient>,
         metrics: Arc<Metrics>,
-        after: TaskTracker,
+        after: After,
         attempt_timeout: Duration,
     ) -> Arc<Self> {
         Arc::new(Self { after, routes, nodes, timestamps, metrics, attempt_timeout })
+    }
+
+    /// Goes on with something behind an answer, for as long as this gateway runs.
+    pub fn do_after(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let end = self.after.end.clone();
+        self.after.tasks.spawn(async move { end.run_until_cancelled(work).await });
     }
 
     /// A fresh timestamp of the oracle.

@@ -326,7 +326,7 @@ impl Commit {
     fn clean_up(&self, version: Option<Timestamp>) {
         let commit = Self { deadline: Instant::now() + CLEAN_UP_TIMEOUT, ..self.clone() };
         let dispatcher = Arc::clone(&self.dispatcher);
-        dispatcher.after.spawn(async move {
+        dispatcher.do_after(async move {
             if let Err(error) = commit.settle(version).await {
                 tracing::debug!(%error, id = %commit.id, "a transaction was not cleaned up behind");
             }

@@ -1,0 +1,5 @@
+//! Transactions on clusters of real processes, while these are killed and their ranges change.
+
+mod bank;
+mod chaos;
+mod levels;
