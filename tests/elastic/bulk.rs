@@ -70,6 +70,7 @@ async fn load_and_delete(order: Order) -> Result<()> {
     let peak = disk(&cluster)?;
 
     admin::set_config(&client, "gc_retention", "10s").await?;
+    admin::set_config(&client, "transaction_lifetime_max", "10s").await?;
     let begun = Instant::now();
     match order {
         Order::Ascending => drop(client.delete_range("key", "kez").await?),

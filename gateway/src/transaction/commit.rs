@@ -3,7 +3,7 @@
 use super::fate::{Fate, Haste, Inquiry};
 use super::ranges::{AtKey, cut, on_each};
 use super::reads::Check;
-use super::steps::{act, at, commit_key, resolve};
+use super::steps::{act, at, commit_primary, finish, resolve};
 use super::token::Token;
 use crate::backoff::Backoff;
 use crate::dispatch::Dispatcher;
@@ -219,13 +219,12 @@ impl Commit {
         let others = Some(node_action::Keys { keys: others });
         match self.prewrite(self.all(), others.as_ref()).await {
             Ok(version) => {
-                self.clean_up(Some(version));
+                self.clean_up(End::AllPlaced(version));
                 Ok(version)
             }
             Err(failure) => {
-                let judged = self.judge(failure);
-                self.clean_up(judged.as_ref().ok().copied());
-                judged
+                self.clean_up(End::NotKnown);
+                self.judge(failure)
             }
         }
     }
@@ -260,9 +259,8 @@ impl Commit {
             renewal.abort();
             result
         };
-        let judged = result.or_else(|failure| self.judge(failure));
-        self.clean_up(judged.as_ref().ok().copied());
-        judged
+        self.clean_up(result.as_ref().map_or(End::NotKnown, |v| End::PrimaryCommitted(*v)));
+        result.or_else(|failure| self.judge(failure))
     }
 
     async fn place_and_commit(&self) -> Result<Timestamp, Failure> {
@@ -294,7 +292,8 @@ impl Commit {
             }
             let primary = self.primary();
             let committed =
-                commit_key(&self.dispatcher, self.id, primary, version, self.deadline).await;
+                commit_primary(&self.dispatcher, self.id, primary, version, true, self.deadline)
+                    .await;
             match committed {
                 // A reader was promised something meanwhile.
                 Err(Failure::CommitTooEarly { .. }) => {}
@@ -322,47 +321,70 @@ impl Commit {
         }
     }
 
-    /// Settles all keys behind the answer, the primary first.
-    fn clean_up(&self, version: Option<Timestamp>) {
+    /// Settles all keys behind the answer.
+    fn clean_up(&self, end: End) {
         let commit = Self { deadline: Instant::now() + CLEAN_UP_TIMEOUT, ..self.clone() };
-        let dispatcher = Arc::clone(&self.dispatcher);
-        dispatcher.do_after(async move {
-            if let Err(error) = commit.settle(version).await {
+        self.dispatcher.do_after(async move {
+            if let Err(error) = commit.settle(end).await {
                 tracing::debug!(%error, id = %commit.id, "a transaction was not cleaned up behind");
             }
         });
     }
 
-    /// Makes an end of it.
-    fn inquire(&self) -> Inquiry<'_> {
-        Inquiry {
-            dispatcher: &self.dispatcher,
-            id: self.id,
-            primary: self.primary(),
-            push_above: Timestamp::ZERO,
-            haste: Haste::Now,
-            deadline: self.deadline,
+    async fn settle(&self, end: End) -> Result<(), Failure> {
+        let Self { dispatcher, id, deadline, .. } = self;
+        match end {
+            // The primary last: as long as its intent stands, whoever meets another finds out.
+            End::AllPlaced(version) => {
+                self.settle_others(Some(version)).await?;
+                let primary = self.primary();
+                commit_primary(dispatcher, *id, primary, version, false, *deadline)
+                    .await
+                    .map(|_| ())
+            }
+            // The primary's version stays open until then, and is kept as long.
+            End::PrimaryCommitted(version) => {
+                self.settle_others(Some(version)).await?;
+                finish(dispatcher, *id, self.primary(), version, *deadline).await
+            }
+            End::NotKnown => {
+                let inquiry = Inquiry {
+                    dispatcher,
+                    id: *id,
+                    primary: self.primary(),
+                    push_above: Timestamp::ZERO,
+                    haste: Haste::Now,
+                    out_of_interest: false,
+                    deadline: *deadline,
+                };
+                match inquiry.fate().await? {
+                    Fate::Committed(version) => {
+                        self.settle_others(Some(version)).await?;
+                        finish(dispatcher, *id, self.primary(), version, *deadline).await
+                    }
+                    Fate::RolledBack => self.settle_others(None).await,
+                    Fate::Undecided { .. } => Ok(()),
+                }
+            }
         }
     }
 
-    async fn settle(&self, version: Option<Timestamp>) -> Result<(), Failure> {
-        let Self { dispatcher, id, deadline, .. } = self;
-        let version = match version {
-            Some(version) => {
-                Some(commit_key(dispatcher, *id, self.primary(), version, *deadline).await?)
-            }
-            // All intents may be there, though not everybody could say so: then it is committed.
-            None => match self.inquire().fate().await? {
-                Fate::Committed(version) => Some(version),
-                Fate::RolledBack => None,
-                Fate::Undecided { .. } => return Ok(()),
-            },
-        };
+    async fn settle_others(&self, version: Option<Timestamp>) -> Result<(), Failure> {
         let step = |part: &[usize]| {
             let keys = part.iter().map(|at| self.writes[*at].key.clone()).collect();
-            resolve(*id, keys, version)
+            resolve(self.id, keys, version)
         };
-        let done = on_each(dispatcher, &self.writes, self.all(), *deadline, &step).await;
+        let others = (1..self.writes.len()).collect();
+        let done = on_each(&self.dispatcher, &self.writes, others, self.deadline, &step).await;
         done.failure.map_or(Ok(()), Err)
     }
+}
+
+/// How a transaction stands when its client has an answer.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// All of its intents are there, and its primary names them.
+    AllPlaced(Timestamp),
+    PrimaryCommitted(Timestamp),
+    NotKnown,
 }

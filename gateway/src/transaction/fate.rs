@@ -1,7 +1,7 @@
 //! What becomes of a transaction: asked of its primary, and of its other keys where those decide.
 
 use super::ranges::on_each;
-use super::steps::{commit_key, roll_back_key, status};
+use super::steps::{commit_primary, resolve, roll_back_key, status};
 use crate::dispatch::Dispatcher;
 use crate::errors::Failure;
 use bytes::Bytes;
@@ -19,6 +19,8 @@ pub(super) struct Inquiry<'a> {
     /// A read at this timestamp wants to go on; zero: none does.
     pub(super) push_above: Timestamp,
     pub(super) haste: Haste,
+    /// No intent is behind the question.
+    pub(super) out_of_interest: bool,
     pub(super) deadline: Instant,
 }
 
@@ -63,6 +65,7 @@ impl Inquiry<'_> {
             primary: self.primary.clone(),
             push_above: self.push_above.0,
             roll_back_absent: self.haste.ends_absent(),
+            out_of_interest: self.out_of_interest,
         };
         let undecided = Fate::Undecided { least: Timestamp::ZERO };
         Ok(match status(self.dispatcher, self.primary, query, self.deadline).await? {
@@ -96,24 +99,41 @@ impl Inquiry<'_> {
             return Err(failure);
         }
         let mut version = Timestamp(primary.least_commit_version);
-        let mut waits = false;
+        let (mut settled, mut ended, mut waits) = (None, false, false);
         let states = done.results.into_iter().flat_map(|(_, result)| result.states);
         for state in states.filter_map(|state| state.state) {
             match state {
-                State::RolledBack(_) => return self.roll_back().await,
+                State::RolledBack(_) => ended = true,
                 State::Absent(_) => waits = true,
                 State::Intent(found) if found.tentative => waits = true,
                 State::Intent(found) => {
                     version = version.max(Timestamp(found.least_commit_version))
                 }
-                // Then the primary was committed before it, and says when.
-                State::Committed(_) => {}
+                State::Committed(version) => settled = Some(Timestamp(version)),
             }
         }
-        if waits {
-            return Ok(Fate::Undecided { least: Timestamp::ZERO });
+        match settled {
+            Some(version) => self.settle(&keys, version).await,
+            // One was kept from coming, so that never all of them were there.
+            None if ended => self.roll_back().await,
+            None if waits => Ok(Fate::Undecided { least: Timestamp::ZERO }),
+            None => self.settle(&keys, version).await,
         }
-        match commit_key(self.dispatcher, self.id, self.primary, version, self.deadline).await {
+    }
+
+    /// Commits what is there, the primary last: as long as its intent stands, whoever meets another finds out.
+    async fn settle(&self, keys: &[Bytes], version: Timestamp) -> Result<Fate, Failure> {
+        let step = |part: &[usize]| {
+            let keys = part.iter().map(|at| keys[*at].clone()).collect();
+            resolve(self.id, keys, Some(version))
+        };
+        let all = (0..keys.len()).collect();
+        let done = on_each(self.dispatcher, keys, all, self.deadline, &step).await;
+        if let Some(failure) = done.failure {
+            return Err(failure);
+        }
+        let (id, primary) = (self.id, self.primary);
+        match commit_primary(self.dispatcher, id, primary, version, false, self.deadline).await {
             Ok(version) => Ok(Fate::Committed(version)),
             Err(Failure::Aborted) => Ok(Fate::RolledBack),
             Err(failure) => Err(failure),

@@ -99,6 +99,7 @@ impl Obstacle {
             primary: &intent.primary,
             push_above,
             haste: Haste::IfDead { now, is_over },
+            out_of_interest: false,
             deadline: self.deadline,
         };
         inquiry.fate().await

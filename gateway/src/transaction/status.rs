@@ -19,8 +19,22 @@ pub async fn fate_of(
     deadline: Instant,
 ) -> Result<Option<Timestamp>, Failure> {
     let push_above = Timestamp::ZERO;
-    let inquiry = Inquiry { dispatcher, id, primary, push_above, haste: Haste::Now, deadline };
-    match inquiry.fate().await? {
+    let inquiry = Inquiry {
+        dispatcher,
+        id,
+        primary,
+        push_above,
+        haste: Haste::Now,
+        out_of_interest: true,
+        deadline,
+    };
+    let unknown = |failure| match failure {
+        Failure::OutcomeUnknown { .. } => {
+            Failure::TransactionUnknown { id, primary: primary.clone() }
+        }
+        failure => failure,
+    };
+    match inquiry.fate().await.map_err(unknown)? {
         Fate::Committed(version) => Ok(Some(version)),
         Fate::RolledBack => Ok(None),
         Fate::Undecided { .. } => Err(Failure::KeyLocked { key: primary.clone(), id }),

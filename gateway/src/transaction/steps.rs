@@ -41,16 +41,18 @@ pub(super) async fn status(
     result.state.and_then(|state| state.state).ok_or_else(unexpected)
 }
 
-/// Commits one key. Gives the version it is committed at, now or before.
-pub(super) async fn commit_key(
+/// Commits a primary. Gives the version it is committed at, now or before. `open`: its other keys are not
+/// settled yet, and [`finish`] must follow once they are.
+pub(super) async fn commit_primary(
     dispatcher: &Dispatcher,
     id: Timestamp,
     key: &Bytes,
     version: Timestamp,
+    open: bool,
     deadline: Instant,
 ) -> Result<Timestamp, Failure> {
-    let keys = vec![key.clone()];
-    let kind = Kind::Commit(node_action::Commit { id: id.0, commit_version: version.0, keys });
+    let (keys, commit_version) = (vec![key.clone()], version.0);
+    let kind = Kind::Commit(node_action::Commit { id: id.0, commit_version, keys, open });
     match act(dispatcher, at(key, kind), deadline).await {
         Ok(_) => Ok(version),
         Err(Failure::Committed { version }) => Ok(version),
@@ -93,4 +95,18 @@ pub(super) async fn resolve_key(
 ) -> Result<(), Failure> {
     let kind = resolve(id, vec![key.clone()], version);
     act(dispatcher, at(key, kind), deadline).await.map(|_| ())
+}
+
+/// All other keys of a committed transaction are settled.
+pub(super) async fn finish(
+    dispatcher: &Dispatcher,
+    id: Timestamp,
+    primary: &Bytes,
+    version: Timestamp,
+    deadline: Instant,
+) -> Result<(), Failure> {
+    let commit_version = version.0;
+    let kind =
+        Kind::Finish(node_action::Finish { id: id.0, commit_version, primary: primary.clone() });
+    act(dispatcher, at(primary, kind), deadline).await.map(|_| ())
 }

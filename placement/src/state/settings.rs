@@ -24,6 +24,8 @@ pub const REPLICA_MOVES: &str = "replica_moves_per_node";
 
 /// How long versions are kept after they were replaced.
 pub const GC_RETENTION: &str = "gc_retention";
+/// How long a transaction may take.
+pub const TRANSACTION_LIFETIME: &str = "transaction_lifetime_max";
 
 enum Kind {
     Integer { min: u64, max: u64 },
@@ -86,6 +88,12 @@ const SETTINGS: &[Setting] = &[
         default: "3",
         kind: Kind::Integer { min: 1, max: 9 },
         description: "how many copies of each range there are to be; 1 to 9, better odd",
+    },
+    Setting {
+        name: TRANSACTION_LIFETIME,
+        default: "10m",
+        kind: Kind::Period { min: Duration::from_secs(10), max: Duration::from_secs(86_400) },
+        description: "how long a transaction may take; versions are kept at least as long; 10s to 24h",
     },
 ];
 

@@ -2,7 +2,8 @@
 //!
 //! Of the versions of a key at or below the safe point only the newest can still be seen, and that one
 //! only if it is a value and no range tombstone hides it. A deletion goes after everything it hides,
-//! never before. A range tombstone goes once a whole pass over its span has removed what it hides.
+//! never before. Of a version whose transaction is not settled on all of its keys a trace is left, which says
+//! when it was committed and nothing else. A range tombstone goes once a whole pass over its span has removed what it hides.
 
 use crate::key::{bounds, decode_key, encode_key, split_version, versioned_key};
 use crate::record::{WriteKind, WriteRecord};
@@ -119,12 +120,14 @@ fn visit(
         Ok(tombstones.hides(&key, version, safe_point))
     };
     match record.kind {
-        WriteKind::Rollback => garbage.removals.push(removal),
+        // Somebody may still ask what became of the transaction.
+        WriteKind::Trace if record.open => {}
+        WriteKind::Rollback | WriteKind::Trace => garbage.removals.push(removal),
         WriteKind::Delete if !state.settled => {
             state.settled = true;
-            state.deletion = Some((removal, 0));
+            state.deletion = Some((ended(removal, record), 0));
         }
-        WriteKind::Delete => garbage.removals.push(removal),
+        WriteKind::Delete => garbage.removals.push(ended(removal, record)),
         WriteKind::Put if !state.settled && !hidden()? => {
             state.settled = true;
             garbage.more_later |= state.versions > 1;
@@ -138,10 +141,19 @@ fn visit(
                 garbage.bytes += held.map_or(0, |held| (value.len() + held.len()) as u64);
                 garbage.removals.push(Mutation::remove(Family::Data, value));
             }
-            garbage.removals.push(removal);
+            garbage.removals.push(ended(removal, record));
         }
     }
     Ok(())
+}
+
+/// The end of a version: of one that other keys' intents may ask for, a trace is left.
+fn ended(removal: Mutation, record: &WriteRecord<'_>) -> Mutation {
+    if !record.open {
+        return removal;
+    }
+    let trace = WriteRecord { kind: WriteKind::Trace, short_value: None, ..*record };
+    Mutation { value: Some(trace.encode().into()), ..removal }
 }
 
 /// Everything that a key's deletion hides is gone.

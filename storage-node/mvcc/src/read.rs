@@ -137,8 +137,8 @@ fn resolve(
                 };
                 return Ok(Some(Value { bytes, version }));
             }
-            WriteKind::Rollback if version.is_zero() => return Ok(None),
-            WriteKind::Rollback => {
+            _ if version.is_zero() => return Ok(None),
+            WriteKind::Rollback | WriteKind::Trace => {
                 seek[encoded_len..].copy_from_slice(&encode_version(version.prev()));
                 found = snapshot.first_version(Family::Write, seek)?;
             }

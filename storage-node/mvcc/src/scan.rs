@@ -224,7 +224,7 @@ impl Cursor<'_> {
         let mut steps = 0;
         while let Some(version) = here {
             if version <= read_ts {
-                if WriteRecord::decode(self.iter.value())?.kind != WriteKind::Rollback {
+                if !WriteRecord::decode(self.iter.value())?.kind.is_passed_over() {
                     return Ok(here);
                 }
                 here = self.next_version()?;
@@ -253,7 +253,7 @@ impl Cursor<'_> {
                 return Ok(found);
             };
             let record = self.iter.value();
-            if WriteRecord::decode(record)?.kind != WriteKind::Rollback {
+            if !WriteRecord::decode(record)?.kind.is_passed_over() {
                 copy.clear();
                 copy.extend_from_slice(record);
                 found = Some(version);

@@ -56,6 +56,7 @@ pub fn put(key: &[u8], value: &[u8], commit_ts: Timestamp, request_id: RequestId
         request_id,
         expiry: None,
         encryption_key_id: None,
+        open: false,
         short_value: short.then_some(value),
     };
     let key = Bytes::from(versioned_key(key, commit_ts));
@@ -76,6 +77,7 @@ pub fn delete(key: &[u8], commit_ts: Timestamp, request_id: RequestId) -> Vec<Mu
         request_id,
         expiry: None,
         encryption_key_id: None,
+        open: false,
         short_value: None,
     };
     vec![Mutation::put(Family::Write, versioned_key(key, commit_ts), record.encode())]

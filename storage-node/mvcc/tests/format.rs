@@ -81,6 +81,7 @@ fn reserved(out: &mut String, at: Timestamp) {
         request_id: REQUEST,
         expiry: Some(at),
         encryption_key_id: Some(9),
+        open: true,
         short_value: Some(b"v"),
     };
     line(out, "write record: all fields", &record.encode());
@@ -90,6 +91,7 @@ fn reserved(out: &mut String, at: Timestamp) {
         request_id: RequestId(0),
         expiry: None,
         encryption_key_id: None,
+        open: false,
         short_value: None,
     };
     line(out, "write record: rollback", &record.encode());

@@ -21,16 +21,18 @@
 //! | `prewrite ID K… [snapshot=] [primary=] [least=] [sequence=] [async]` | firm intents; `k:v` puts, `k!` deletes, `k?` checks |
 //! | `once ID K… at= [snapshot=]` | a commit in one round |
 //! | `acquire ID K… [snapshot=] [sequence=] [least=]` · `firm ID START END [least=]` | tentative intents, made firm |
-//! | `commit ID K… at=` · `abort ID K…` | of single keys |
+//! | `commit ID K… at= [open]` · `finish ID K at=` · `abort ID K…` | of single keys |
 //! | `resolve ID START END [at=] [limit=]` · `settle ID K… [at=]` | of all keys of a span, of some keys |
 //! | `status ID PRIMARY [now=] [push=] [roll_back_absent]` · `states ID K… [roll_back_absent]` | |
 //! | `renew ID PRIMARY lifetime=` · `check ID K… [from= to=] snapshot= at=` · `intents START END ts=` | |
+//! | `collect ts=` | one page of garbage collection |
 //! | `dump` · `checksum` | every record; whether the checksum changed since the last time |
 
 use bytes::Bytes;
 use rangedb_engine::{
     Durability, Engine, EngineKind, EngineSettings, Family, Snapshot, WriteBatch, open,
 };
+use rangedb_mvcc::collect::{CollectLimits, collect};
 use rangedb_mvcc::key::{bounds, decode_key, encode_key, split_version, versioned_key};
 use rangedb_mvcc::record::{LockKind, LockRecord, TombstoneRecord, WriteKind, WriteRecord};
 use rangedb_mvcc::txn::ActionError;
@@ -63,8 +65,16 @@ struct Words<'a> {
     named: HashMap<&'a str, &'a str>,
 }
 
-const FLAGS: [&str; 7] =
-    ["if_absent", "reverse", "keys_only", "pages", "tentative", "async", "roll_back_absent"];
+const FLAGS: [&str; 8] = [
+    "if_absent",
+    "reverse",
+    "keys_only",
+    "pages",
+    "tentative",
+    "async",
+    "roll_back_absent",
+    "open",
+];
 
 impl<'a> Words<'a> {
     fn parse(line: &'a str) -> Self {
@@ -215,13 +225,21 @@ impl History {
                 self.fences(&words, RIGHT)
             }
             "prewrite" | "once" | "acquire" | "firm" | "commit" | "abort" | "resolve"
-            | "settle" | "status" | "states" | "renew" | "check" | "intents" => {
+            | "settle" | "finish" | "status" | "states" | "renew" | "check" | "intents" => {
                 transactions::run(self, &words).unwrap_or_else(|failed| action_error(&failed))
             }
+            "collect" => self.collect(&words),
             "dump" => self.dump(),
             "checksum" => self.checksum(),
             other => panic!("no such command: {other}"),
         }
+    }
+
+    fn collect(&self, words: &Words<'_>) -> String {
+        let (snapshot, tombstones) = self.snapshot();
+        let limits = CollectLimits { versions_max: 1_000, removals_max: 1_000 };
+        let found = collect(&*snapshot, &tombstones, &Span::all(), words.ts(), limits);
+        self.write(&found.expect("a page").removals)
     }
 
     fn rollback(&self, words: &Words<'_>) -> String {
@@ -231,6 +249,7 @@ impl History {
             request_id: RequestId(0),
             expiry: None,
             encryption_key_id: None,
+            open: false,
             short_value: None,
         };
         let key = versioned_key(words.key(1), words.ts());
@@ -370,7 +389,8 @@ impl History {
                     Family::Write => {
                         let record = WriteRecord::decode(iter.value()).expect("a record");
                         let inline = record.short_value.map(|v| format!(" {}", text(v)));
-                        format!("{:?}{}", record.kind, inline.unwrap_or_default())
+                        let open = if record.open { " (open)" } else { "" };
+                        format!("{:?}{}{open}", record.kind, inline.unwrap_or_default())
                     }
                     Family::RangeTombstone => {
                         let record = TombstoneRecord::decode(iter.value()).expect("a record");

@@ -129,6 +129,7 @@ fn rollback(key: &[u8], at: Timestamp) -> Mutation {
         request_id: RequestId(0),
         expiry: None,
         encryption_key_id: None,
+        open: false,
         short_value: None,
     };
     Mutation::put(Family::Write, versioned_key(key, at), record.encode())

@@ -22,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 
 /// The runtime setting: how long versions are kept after they were replaced.
 pub const RETENTION: &str = "gc_retention";
+/// The runtime setting: how long a transaction may take. What it read, and what it left, is kept as long.
+const LIFETIME: &str = "transaction_lifetime_max";
 /// Shortest time between two rounds.
 const ROUND_MIN: Duration = Duration::from_secs(1);
 /// Longest time between two rounds.
@@ -85,7 +87,9 @@ impl Collector {
     }
 
     fn retention(&mut self) -> Option<Duration> {
-        parse_period(self.settings.borrow_and_update().get(RETENTION)?)
+        let settings = self.settings.borrow_and_update();
+        let period = |name| parse_period(settings.get(name)?);
+        Some(period(RETENTION)?.max(period(LIFETIME)?))
     }
 
     /// Looks through the led ranges that may hold garbage.

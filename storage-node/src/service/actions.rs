@@ -32,17 +32,26 @@ pub(super) fn decode(action: wire::NodeAction) -> Result<Action, Refusal> {
             id: id(commit.id)?,
             commit_ts: id(commit.commit_version)?,
             keys: keys(commit.keys)?,
+            open: commit.open,
+        },
+        Kind::Finish(finish) => Action::Finish {
+            id: id(finish.id)?,
+            commit_ts: id(finish.commit_version)?,
+            primary: key(finish.primary)?,
         },
         Kind::RollBack(roll_back) => {
             Action::RollBack { id: id(roll_back.id)?, keys: keys(roll_back.keys)? }
         }
-        Kind::Status(status) => Action::Status(StatusQuery {
-            id: id(status.id)?,
-            primary: key(status.primary)?.to_vec(),
-            now: Timestamp::ZERO,
-            push_above: (status.push_above != 0).then_some(Timestamp(status.push_above)),
-            roll_back_absent: status.roll_back_absent,
-        }),
+        Kind::Status(status) => Action::Status {
+            query: StatusQuery {
+                id: id(status.id)?,
+                primary: key(status.primary)?.to_vec(),
+                now: Timestamp::ZERO,
+                push_above: (status.push_above != 0).then_some(Timestamp(status.push_above)),
+                roll_back_absent: status.roll_back_absent,
+            },
+            out_of_interest: status.out_of_interest,
+        },
         Kind::States(states) => Action::States {
             id: id(states.id)?,
             keys: keys(states.keys)?,

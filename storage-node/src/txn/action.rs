@@ -6,13 +6,16 @@ use crate::read::View;
 use bytes::Bytes;
 use rangedb_mvcc::Mutation;
 use rangedb_mvcc::txn::{
-    KeyState, Plan, Status, StatusQuery, Transaction, Want, check_reads, commit, plan, renew,
-    resolve, resolve_keys, roll_back, states, status,
+    KeyState, Plan, Status, StatusQuery, Transaction, Want, check_reads, commit, finish, plan,
+    renew, resolve, resolve_keys, roll_back, states, status,
 };
 use rangedb_types::{Span, Timestamp};
 
 /// Intents that one page of `Resolve` settles.
 const RESOLVED_AT_ONCE: usize = 512;
+
+const TOO_OLD: Refusal =
+    Refusal::OutcomeUnknown("the transaction began too long ago to tell what became of it");
 
 /// One step of a transaction in one range. See `docs/transactions.md`.
 #[derive(Clone, Debug)]
@@ -31,13 +34,24 @@ pub enum Action {
         id: Timestamp,
         commit_ts: Timestamp,
         keys: Vec<Bytes>,
+        /// Of a primary: other keys are settled after it, and `Finish` follows.
+        open: bool,
+    },
+    Finish {
+        id: Timestamp,
+        commit_ts: Timestamp,
+        primary: Bytes,
     },
     RollBack {
         id: Timestamp,
         keys: Vec<Bytes>,
     },
-    /// `now` is filled in here.
-    Status(StatusQuery),
+    Status {
+        /// `now` is filled in here.
+        query: StatusQuery,
+        /// No intent is behind the question: if there is no trace, there may have been one once.
+        out_of_interest: bool,
+    },
     States {
         id: Timestamp,
         keys: Vec<Bytes>,
@@ -101,8 +115,10 @@ impl Action {
             | Self::RollBack { keys, .. }
             | Self::ResolveKeys { keys, .. }
             | Self::States { keys, .. } => Scope::keys(keys.clone()),
-            Self::Status(query) => Scope::Key(Bytes::copy_from_slice(&query.primary)),
-            Self::Renew { primary, .. } => Scope::Key(primary.clone()),
+            Self::Status { query, .. } => Scope::Key(Bytes::copy_from_slice(&query.primary)),
+            Self::Renew { primary, .. } | Self::Finish { primary, .. } => {
+                Scope::Key(primary.clone())
+            }
             Self::Resolve { span, .. } => Scope::Span(span.clone()),
             Self::CheckReads { .. } => return None,
         })
@@ -113,8 +129,8 @@ impl Action {
     pub fn span(&self) -> Span {
         match self {
             Self::Resolve { span, .. } => span.clone(),
-            Self::Status(query) => Span::of_key(&query.primary),
-            Self::Renew { primary, .. } => Span::of_key(primary),
+            Self::Status { query, .. } => Span::of_key(&query.primary),
+            Self::Renew { primary, .. } | Self::Finish { primary, .. } => Span::of_key(primary),
             Self::Prewrite { writes, .. } | Self::CommitAtOnce { writes, .. } => {
                 around(writes.iter().map(|(key, _)| key))
             }
@@ -156,12 +172,29 @@ impl Action {
                     let tombstones = &view.specials.tombstones;
                     plan(snapshot, tombstones, transaction, key.clone(), want.clone())
                 });
-                Ok(Looked::Unstamped(plans.collect::<Result<_, _>>()?))
+                let plans: Vec<_> = plans.collect::<Result<_, _>>()?;
+                // Marks of rolled back transactions below it may be gone, and versions of committed ones.
+                if transaction.id <= view.specials.safe_point && plans.iter().any(Plan::is_new) {
+                    return Err(TOO_OLD);
+                }
+                if let Self::CommitAtOnce { .. } = self
+                    && let Some((key, lock)) =
+                        plans.iter().find_map(|plan| Some((plan.key(), plan.firm()?)))
+                {
+                    // It may be committed by now, at another timestamp: its primary knows.
+                    let key = Bytes::copy_from_slice(key);
+                    return Err(Refusal::KeyLocked { key, lock: Box::new(lock.clone()) });
+                }
+                Ok(Looked::Unstamped(plans))
             }
-            Self::Commit { id, commit_ts, keys } => {
+            Self::Finish { id, commit_ts, primary } => {
+                let mutations = finish(snapshot, *id, primary, *commit_ts)?;
+                ready(mutations, Timestamp::ZERO, Done::Nothing)
+            }
+            Self::Commit { id, commit_ts, keys, open } => {
                 let mut mutations = Vec::new();
                 for key in keys {
-                    mutations.extend(commit(snapshot, *id, key, *commit_ts)?);
+                    mutations.extend(commit(snapshot, *id, key, *commit_ts, *open)?);
                 }
                 ready(mutations, *commit_ts, Done::Committed(*commit_ts))
             }
@@ -172,9 +205,15 @@ impl Action {
                 }
                 ready(mutations, Timestamp::ZERO, Done::Nothing)
             }
-            Self::Status(query) => {
+            Self::Status { query, out_of_interest } => {
                 let query = StatusQuery { now, ..query.clone() };
                 let (status, mutations) = status(snapshot, &query)?;
+                if *out_of_interest
+                    && query.id <= view.specials.safe_point
+                    && (status == Status::Absent || !mutations.is_empty())
+                {
+                    return Err(TOO_OLD);
+                }
                 ready(mutations, Timestamp::ZERO, Done::Status(status))
             }
             Self::States { id, keys, roll_back_absent } => {

@@ -52,7 +52,7 @@ impl Actor {
         let latch = latch.expect("whatever changes something has a scope");
         let now = match &action {
             // What is past its lifetime by this time was so when it is rolled back.
-            Action::Status(_) => self.timestamps.get(deadline).await?,
+            Action::Status { .. } => self.timestamps.get(deadline).await?,
             _ => Timestamp::ZERO,
         };
         let (look, of) = (action.clone(), target.clone());

@@ -55,7 +55,7 @@ async fn a_transaction_goes_from_intents_to_versions() {
     assert!(matches!(node.get("c", least).await, Err(Refusal::KeyLocked { .. })));
     assert_eq!(node.get("c", least.prev()).await.unwrap(), None, "it commits later than this");
     let commit_ts = node.oracle.now();
-    let commit = Action::Commit { id, commit_ts, keys: vec![bytes("c")] };
+    let commit = Action::Commit { id, commit_ts, keys: vec![bytes("c")], open: false };
     assert_eq!(node.act(commit.clone()).await.unwrap(), Done::Committed(commit_ts));
     let again = node.act(commit).await;
     assert_eq!(again, Err(Refusal::Committed { version: commit_ts }));
@@ -120,20 +120,16 @@ async fn a_reader_pushes_and_the_primary_commits_above_it() {
     node.prewrite(id, &["c"], "1").await.unwrap();
     let read = node.oracle.now();
     let ask = |push_above, roll_back_absent| {
-        Action::Status(StatusQuery {
-            id,
-            primary: b"c".to_vec(),
-            now: Timestamp::ZERO,
-            push_above,
-            roll_back_absent,
-        })
+        let (primary, now) = (b"c".to_vec(), Timestamp::ZERO);
+        let query = StatusQuery { id, primary, now, push_above, roll_back_absent };
+        Action::Status { query, out_of_interest: false }
     };
     let Done::Status(Status::Alive(lock)) = node.act(ask(Some(read), false)).await.unwrap() else {
         panic!("alive")
     };
     assert!(lock.min_commit_ts > read);
     assert_eq!(node.get("c", read).await.unwrap(), None, "it need not wait any more");
-    let early = Action::Commit { id, commit_ts: read, keys: vec![bytes("c")] };
+    let early = Action::Commit { id, commit_ts: read, keys: vec![bytes("c")], open: false };
     assert_eq!(node.act(early).await, Err(Refusal::CommitTooEarly { least: read.next() }));
     node.oracle.jump_to(Timestamp::new(id.physical_ms() + 3_001, 0));
     let dead = node.act(ask(None, false)).await.unwrap();

@@ -11,7 +11,8 @@ const HAS_REQUEST_ID: u8 = 1;
 const HAS_EXPIRY: u8 = 1 << 1;
 const HAS_KEY_ID: u8 = 1 << 2;
 const HAS_SHORT_VALUE: u8 = 1 << 3;
-const KNOWN_FLAGS: u8 = HAS_REQUEST_ID | HAS_EXPIRY | HAS_KEY_ID | HAS_SHORT_VALUE;
+const OPEN: u8 = 1 << 4;
+const KNOWN_FLAGS: u8 = HAS_REQUEST_ID | HAS_EXPIRY | HAS_KEY_ID | HAS_SHORT_VALUE | OPEN;
 
 /// What a version says about its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +23,17 @@ pub enum WriteKind {
     Delete,
     /// Nothing: a transaction that must never commit stands here. Reads pass over it.
     Rollback,
+    /// Nothing: a transaction was committed here that wrote nothing, or whose version is garbage.
+    /// Reads pass over it.
+    Trace,
+}
+
+impl WriteKind {
+    /// Whether it says nothing about the key.
+    #[must_use]
+    pub const fn is_passed_over(self) -> bool {
+        matches!(self, Self::Rollback | Self::Trace)
+    }
 }
 
 /// A version of a key. `short_value` is present exactly if the value is not in the data family (and
@@ -37,6 +49,8 @@ pub struct WriteRecord<'a> {
     pub expiry: Option<Timestamp>,
     /// Reserved: the value is encrypted with this key.
     pub encryption_key_id: Option<u32>,
+    /// Other keys of the transaction that made it may still have intents: who meets one asks here.
+    pub open: bool,
     pub short_value: Option<&'a [u8]>,
 }
 
@@ -51,12 +65,14 @@ impl<'a> WriteRecord<'a> {
             WriteKind::Put => 1,
             WriteKind::Delete => 2,
             WriteKind::Rollback => 3,
+            WriteKind::Trace => 4,
         });
         record.push(
             flag(!self.request_id.is_none(), HAS_REQUEST_ID)
                 | flag(self.expiry.is_some(), HAS_EXPIRY)
                 | flag(self.encryption_key_id.is_some(), HAS_KEY_ID)
-                | flag(self.short_value.is_some(), HAS_SHORT_VALUE),
+                | flag(self.short_value.is_some(), HAS_SHORT_VALUE)
+                | flag(self.open, OPEN),
         );
         record.extend_from_slice(&self.start_ts.0.to_be_bytes());
         if !self.request_id.is_none() {
@@ -80,6 +96,7 @@ impl<'a> WriteRecord<'a> {
             1 => WriteKind::Put,
             2 => WriteKind::Delete,
             3 => WriteKind::Rollback,
+            4 => WriteKind::Trace,
             _ => return Err(reader.damaged("its kind is unknown")),
         };
         let flags = reader.u8()?;
@@ -93,7 +110,8 @@ impl<'a> WriteRecord<'a> {
         let encryption_key_id = has(HAS_KEY_ID).then(|| reader.u32()).transpose()?;
         let short_value = has(HAS_SHORT_VALUE).then(|| reader.rest());
         reader.end()?;
-        Ok(Self { kind, start_ts, request_id, expiry, encryption_key_id, short_value })
+        let open = has(OPEN);
+        Ok(Self { kind, start_ts, request_id, expiry, encryption_key_id, open, short_value })
     }
 
     /// Refuses values that need a key to read.
@@ -113,9 +131,11 @@ mod tests {
     proptest! {
         #[test]
         fn records_come_back(
-            kind in prop::sample::select(vec![WriteKind::Put, WriteKind::Delete, WriteKind::Rollback]),
+            kind in prop::sample::select(vec![
+                WriteKind::Put, WriteKind::Delete, WriteKind::Rollback, WriteKind::Trace,
+            ]),
             start_ts: u64, request_id: u128, expiry: Option<u64>, encryption_key_id: Option<u32>,
-            short: Option<Vec<u8>>,
+            short: Option<Vec<u8>>, open: bool,
         ) {
             let record = WriteRecord {
                 kind,
@@ -123,6 +143,7 @@ mod tests {
                 request_id: RequestId(request_id),
                 expiry: expiry.map(Timestamp),
                 encryption_key_id,
+                open,
                 short_value: short.as_deref(),
             };
             let bytes = record.encode();

@@ -36,9 +36,9 @@ pub(super) fn look(
         if record.start_ts == id {
             fate = Some(match record.kind {
                 WriteKind::Rollback => Fate::RolledBack,
-                WriteKind::Put | WriteKind::Delete => Fate::Committed(version),
+                WriteKind::Put | WriteKind::Delete | WriteKind::Trace => Fate::Committed(version),
             });
-        } else if record.kind != WriteKind::Rollback {
+        } else if !record.kind.is_passed_over() {
             newest_foreign = newest_foreign.max(version);
         }
     })?;

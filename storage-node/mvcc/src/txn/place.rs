@@ -106,6 +106,18 @@ pub(super) fn check(found: Found, txn: &Transaction, key: &[u8]) -> Result<Optio
 }
 
 impl Plan {
+    /// Whether nothing of the transaction stands there yet.
+    #[must_use]
+    pub const fn is_new(&self) -> bool {
+        self.own.is_none()
+    }
+
+    /// The own firm intent: another attempt, which may have been told a commit timestamp, placed it.
+    #[must_use]
+    pub fn firm(&self) -> Option<&LockRecord> {
+        self.own.as_ref().filter(|own| !own.tentative)
+    }
+
     #[must_use]
     pub fn key(&self) -> &[u8] {
         &self.key
@@ -166,7 +178,8 @@ impl Plan {
     pub fn version(self, txn: &Transaction, commit_ts: Timestamp) -> Vec<Mutation> {
         match (self.content, self.own) {
             (Content::Kept, own) => {
-                version_of(&self.key, &own.expect("what is kept is there"), commit_ts)
+                let own = own.expect("what is kept is there");
+                version_of(&self.key, &own, commit_ts, false)
             }
             (Content::New(want), own) => {
                 let mut mutations = value_mutations(&self.key, txn.id, &want, own.as_ref());
@@ -174,7 +187,8 @@ impl Plan {
                     mutations.push(Mutation::remove(Family::Lock, encode_key(&self.key)));
                 }
                 let short = want.short().map(Bytes::as_ref);
-                mutations.extend(write_record(&self.key, want.kind(), txn.id, short, commit_ts));
+                let record = write_record(want.kind(), txn.id, short);
+                mutations.extend(record.map(|record| put_record(&self.key, &record, commit_ts)));
                 mutations
             }
         }
@@ -225,33 +239,51 @@ pub(super) const fn has_long_value(lock: &LockRecord) -> bool {
     matches!(lock.kind, LockKind::Put) && lock.short_value.is_none()
 }
 
-/// Turns an intent into a version.
-pub(super) fn version_of(key: &[u8], lock: &LockRecord, commit_ts: Timestamp) -> Vec<Mutation> {
+/// Turns an intent into a version, and one that writes nothing into a trace, so that nobody takes it for one
+/// that was never placed. `open`: intents on other keys may be left.
+pub(super) fn version_of(
+    key: &[u8],
+    lock: &LockRecord,
+    commit_ts: Timestamp,
+    open: bool,
+) -> Vec<Mutation> {
     let mut mutations = vec![Mutation::remove(Family::Lock, encode_key(key))];
     let short = lock.short_value.as_deref();
-    mutations.extend(write_record(key, lock.kind, lock.start_ts, short, commit_ts));
+    let trace = || record_of(WriteKind::Trace, lock.start_ts, None);
+    let record = write_record(lock.kind, lock.start_ts, short).unwrap_or_else(trace);
+    mutations.push(put_record(key, &WriteRecord { open, ..record }, commit_ts));
     mutations
 }
 
+fn put_record(key: &[u8], record: &WriteRecord<'_>, commit_ts: Timestamp) -> Mutation {
+    Mutation::put(Family::Write, versioned_key(key, commit_ts), record.encode())
+}
+
 fn write_record(
-    key: &[u8],
     kind: LockKind,
     start_ts: Timestamp,
     short_value: Option<&[u8]>,
-    commit_ts: Timestamp,
-) -> Option<Mutation> {
-    let kind = match kind {
-        LockKind::Put => WriteKind::Put,
-        LockKind::Delete => WriteKind::Delete,
-        LockKind::Check => return None,
-    };
-    let record = WriteRecord {
+) -> Option<WriteRecord<'_>> {
+    match kind {
+        LockKind::Put => Some(record_of(WriteKind::Put, start_ts, short_value)),
+        LockKind::Delete => Some(record_of(WriteKind::Delete, start_ts, None)),
+        LockKind::Check => None,
+    }
+}
+
+/// The record of a transaction.
+pub(super) fn record_of(
+    kind: WriteKind,
+    start_ts: Timestamp,
+    short_value: Option<&[u8]>,
+) -> WriteRecord<'_> {
+    WriteRecord {
         kind,
         start_ts,
         request_id: RequestId::default(),
         expiry: None,
         encryption_key_id: None,
+        open: false,
         short_value,
-    };
-    Some(Mutation::put(Family::Write, versioned_key(key, commit_ts), record.encode()))
+    }
 }

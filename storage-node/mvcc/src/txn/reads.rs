@@ -4,7 +4,7 @@ use super::history::{Found, look};
 use super::{ActionError, Result};
 use crate::TombstoneSet;
 use crate::key::{bounds, decode_key, split_version};
-use crate::record::{LockRecord, WriteKind, WriteRecord};
+use crate::record::{LockRecord, WriteRecord};
 use rangedb_engine::{Family, Snapshot};
 use rangedb_types::{Span, Timestamp};
 
@@ -68,7 +68,7 @@ fn check_span(
         let (encoded, version) = split_version(Family::Write, writes.key())?;
         if version > snapshot_ts {
             let record = WriteRecord::decode(writes.value())?;
-            if record.kind != WriteKind::Rollback && record.start_ts != id {
+            if !record.kind.is_passed_over() && record.start_ts != id {
                 let key = decode_key(Family::Write, encoded)?;
                 return Err(ActionError::WriteConflict { key, version });
             }

@@ -1,15 +1,16 @@
 //! The end of intents: versions or marks.
 
 use super::history::{Fate, fate, intent_of};
-use super::place::{has_long_value, version_of};
+use super::place::{has_long_value, record_of, version_of};
 use super::{ActionError, Result};
 use crate::Mutation;
 use crate::key::{bounds, decode_key, encode_key, versioned_key};
 use crate::record::{LockRecord, WriteKind, WriteRecord};
 use rangedb_engine::{Family, Snapshot};
-use rangedb_types::{RequestId, Span, Timestamp};
+use rangedb_types::{Span, Timestamp};
 
-/// Commits a transaction on one key.
+/// Commits a transaction on one key. `open`: intents on other keys will be settled after this, so that
+/// [`finish`] is needed.
 ///
 /// # Errors
 /// `Committed` if it was committed there before, which is as good; `CommitTooEarly`; `Aborted` if its intent is gone
@@ -19,13 +20,14 @@ pub fn commit(
     id: Timestamp,
     key: &[u8],
     commit_ts: Timestamp,
+    open: bool,
 ) -> Result<Vec<Mutation>> {
     match intent_of(snapshot, key)?.filter(|lock| lock.start_ts == id) {
         Some(lock) if lock.tentative => Err(ActionError::Aborted { key: key.to_vec() }),
         Some(lock) if commit_ts < lock.min_commit_ts => {
             Err(ActionError::CommitTooEarly { least: lock.min_commit_ts })
         }
-        Some(lock) => Ok(version_of(key, &lock, commit_ts)),
+        Some(lock) => Ok(version_of(key, &lock, commit_ts, open)),
         None => match fate(snapshot, key, id)? {
             Some(Fate::Committed(version)) => Err(ActionError::Committed { version }),
             Some(Fate::RolledBack) | None => Err(ActionError::Aborted { key: key.to_vec() }),
@@ -103,7 +105,7 @@ pub fn resolve_keys(
 
 fn settled(key: &[u8], lock: &LockRecord, commit_ts: Option<Timestamp>) -> Vec<Mutation> {
     match commit_ts {
-        Some(commit_ts) if !lock.tentative => version_of(key, lock, commit_ts),
+        Some(commit_ts) if !lock.tentative => version_of(key, lock, commit_ts, false),
         // A call that came late, to a transaction that was over: it says nothing.
         Some(_) => removal(key, lock, false),
         None => removal(key, lock, true),
@@ -161,15 +163,28 @@ pub(super) fn removal(key: &[u8], lock: &LockRecord, marked: bool) -> Vec<Mutati
     mutations
 }
 
+/// Every other key of a transaction is settled: nobody will ask its primary any more.
+///
+/// # Errors
+/// Engine errors and damage.
+pub fn finish(
+    snapshot: &dyn Snapshot,
+    id: Timestamp,
+    primary: &[u8],
+    commit_ts: Timestamp,
+) -> Result<Vec<Mutation>> {
+    let key = versioned_key(primary, commit_ts);
+    let Some(stored) = snapshot.get(Family::Write, &key)? else { return Ok(Vec::new()) };
+    let record = WriteRecord::decode(&stored)?;
+    if record.start_ts != id || !record.open {
+        return Ok(Vec::new());
+    }
+    let record = WriteRecord { open: false, ..record };
+    Ok(vec![Mutation::put(Family::Write, key, record.encode())])
+}
+
 /// A transaction with this id never writes the key.
 pub(super) fn mark(key: &[u8], id: Timestamp) -> Mutation {
-    let record = WriteRecord {
-        kind: WriteKind::Rollback,
-        start_ts: id,
-        request_id: RequestId::default(),
-        expiry: None,
-        encryption_key_id: None,
-        short_value: None,
-    };
+    let record = record_of(WriteKind::Rollback, id, None);
     Mutation::put(Family::Write, versioned_key(key, id), record.encode())
 }

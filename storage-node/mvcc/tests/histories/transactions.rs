@@ -5,8 +5,8 @@ use bytes::Bytes;
 use rangedb_mvcc::record::LockRecord;
 use rangedb_mvcc::txn::{
     ActionError, KeyState, Plan, Settled, Status, StatusQuery, Transaction, Want, acquire,
-    check_reads, commit, firm_up, intents_below, plan, renew, resolve, resolve_keys, roll_back,
-    states, status,
+    check_reads, commit, finish, firm_up, intents_below, plan, renew, resolve, resolve_keys,
+    roll_back, states, status,
 };
 use rangedb_types::{Span, Timestamp};
 
@@ -60,9 +60,21 @@ pub(super) fn run(history: &History, words: &Words<'_>) -> Result<String, Action
             let at = at(words, "at").expect("at=");
             let mut mutations = Vec::new();
             for key in &words.bare[2..] {
-                mutations.extend(commit(&*snapshot, txn.id, key.as_bytes(), at)?);
+                mutations.extend(commit(
+                    &*snapshot,
+                    txn.id,
+                    key.as_bytes(),
+                    at,
+                    words.has("open"),
+                )?);
             }
             Ok(history.write(&mutations))
+        }
+        "finish" => {
+            let (snapshot, _) = history.snapshot();
+            let at = at(words, "at").expect("at=");
+            let id = transaction(words).id;
+            Ok(history.write(&finish(&*snapshot, id, words.key(2), at)?))
         }
         "abort" => {
             let (snapshot, _) = history.snapshot();
