@@ -395,10 +395,9 @@ impl Client {
             match attempt(&gateway, time).await {
                 Ok(answer) => return Ok(answer),
                 Err(verdict) => {
-                    // A definite answer holds for every earlier attempt, too.
-                    let is_final = matches!(verdict, Verdict::Final(_));
                     let moved = self.move_on(&gateway, &mut attempts, verdict).await;
-                    let maybe_applied = !is_final && attempts.repeated();
+                    // Even a definite answer may speak of its own attempt only.
+                    let maybe_applied = attempts.repeated();
                     moved.map_err(|error| End { error, maybe_applied })?;
                 }
             }

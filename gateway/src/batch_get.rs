@@ -76,7 +76,7 @@ pub async fn batch_get(
             return Err(too_large());
         }
         if let Some((mut operation, intent)) = locked {
-            obstacle.pass(dispatcher, &mut operation, &call, &intent).await?;
+            obstacle.pass(dispatcher, &mut operation, &intent).await?;
             if let Some(now) = operation.read_at() {
                 at = std::mem::take(now);
             }

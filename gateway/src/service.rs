@@ -179,7 +179,9 @@ impl KeyValueService {
         if writes.is_empty() {
             return Err(Failure::invalid("writes", "the batch writes nothing"));
         }
-        let version = write_all(&self.dispatcher, writes, deadline).await?;
+        let dispatcher = Arc::clone(&self.dispatcher);
+        let writing = async move { write_all(&dispatcher, writes, deadline).await };
+        let version = self.dispatcher.do_whole(writing).await?;
         Ok(BatchResponse { version: version.0 })
     }
 

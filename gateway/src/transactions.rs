@@ -140,10 +140,14 @@ impl TransactionsService {
             // A snapshot is as good as a serial place of its own.
             return Ok(CommitResponse { version: token.id.0 });
         }
-        if token.is_expired(self.dispatcher.timestamp(deadline).await?) {
+        let now = self.dispatcher.timestamp(deadline).await?;
+        if token.is_expired(now) {
             return Err(Failure::Expired);
         }
-        let version = commit(&self.dispatcher, &token, writes, reads, deadline).await?;
+        let dispatcher = Arc::clone(&self.dispatcher);
+        let committing =
+            async move { commit(&dispatcher, &token, now, (writes, reads), deadline).await };
+        let version = self.dispatcher.do_whole(committing).await?;
         Ok(CommitResponse { version: version.0 })
     }
 

@@ -75,6 +75,19 @@ impl Dispatcher {
         self.after.tasks.spawn(async move { end.run_until_cancelled(work).await });
     }
 
+    /// Does something to its end, though its caller goes away.
+    ///
+    /// # Errors
+    /// What it returns; `Internal` if it panicked.
+    pub async fn do_whole<T, F>(&self, work: F) -> Result<T, Failure>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Failure>> + Send + 'static,
+    {
+        let done = self.after.tasks.spawn(work).await;
+        done.map_err(|error| Failure::Internal { message: error.to_string() })?
+    }
+
     /// A fresh timestamp of the oracle.
     ///
     /// # Errors
@@ -110,8 +123,12 @@ impl Dispatcher {
                 (Verdict::Failed(failure), _) => return Err(failure),
                 (Verdict::Again(retry), _) => retry,
                 (Verdict::Locked(intent), _) => {
-                    let passed = obstacle.pass(self, operation.to_mut(), &call, &intent);
-                    Box::pin(passed).await?;
+                    let passed = obstacle.pass(self, operation.to_mut(), &intent);
+                    if let Err(failure) = Box::pin(passed).await {
+                        // What was sent before may still be on its way.
+                        let unknown = call.maybe_applied();
+                        return Err(if unknown { call.give_up(&operation) } else { failure });
+                    }
                     continue;
                 }
                 (Verdict::Done(_), None) => unreachable!("an answer came by some route"),

@@ -15,6 +15,7 @@ use rangedb_types::Timestamp;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Keys that an async commit names in its primary's intent.
 const ASYNC_KEYS_MAX: usize = 256;
@@ -83,6 +84,7 @@ pub async fn write_all(
             dispatcher: Arc::clone(dispatcher),
             id,
             snapshot: Timestamp::ZERO,
+            lifetime: LIFETIME,
             reads: None,
             writes: Arc::clone(&writes),
             deadline,
@@ -102,21 +104,22 @@ pub async fn write_all(
 }
 
 /// Commits what a transaction wants to write, in the order of the keys, each once, at least one.
-/// `reads` are those of a serializable one.
+/// `reads` are those of a serializable one, `now` is of the oracle.
 ///
 /// # Errors
 /// As [`write_all`].
 pub async fn commit(
     dispatcher: &Arc<Dispatcher>,
     token: &Token,
-    writes: Vec<Write>,
-    reads: Option<Reads>,
+    now: Timestamp,
+    (writes, reads): (Vec<Write>, Option<Reads>),
     deadline: Instant,
 ) -> Result<Timestamp, Failure> {
     let commit = Commit {
         dispatcher: Arc::clone(dispatcher),
         id: token.id,
         snapshot: token.read_version(),
+        lifetime: now.since(token.id) + LIFETIME,
         reads: reads.map(Arc::new),
         writes: Arc::new(writes),
         deadline,
@@ -131,6 +134,8 @@ struct Commit {
     id: Timestamp,
     /// Foreign versions above it are conflicts; zero: none are.
     snapshot: Timestamp,
+    /// Of its intents, after `id`.
+    lifetime: Duration,
     /// To be checked at the commit timestamp.
     reads: Option<Arc<Reads>>,
     writes: Arc<Vec<Write>>,
@@ -169,7 +174,7 @@ impl Commit {
             id: self.id.0,
             snapshot_version: self.snapshot.0,
             primary: self.primary().clone(),
-            lifetime_ms: u64::try_from(LIFETIME.as_millis()).unwrap_or(u64::MAX),
+            lifetime_ms: u64::try_from(self.lifetime.as_millis()).unwrap_or(u64::MAX),
             sequence: 1,
         }
     }
@@ -254,10 +259,10 @@ impl Commit {
     async fn in_two_rounds(&self) -> Result<Timestamp, Failure> {
         let result = {
             let renewed = self.clone();
-            let renewal = tokio::spawn(async move { renewed.renew().await });
-            let result = self.place_and_commit().await;
-            renewal.abort();
-            result
+            // Ends with this call, however that ends.
+            let _renewal =
+                AbortOnDropHandle::new(tokio::spawn(async move { renewed.renew().await }));
+            self.place_and_commit().await
         };
         self.clean_up(result.as_ref().map_or(End::NotKnown, |v| End::PrimaryCommitted(*v)));
         result.or_else(|failure| self.judge(failure))
@@ -315,8 +320,13 @@ impl Commit {
                 lifetime_ms: u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX),
             });
             let action = at(self.primary(), kind);
-            if let Err(error) = act(&self.dispatcher, action, deadline).await {
-                tracing::debug!(%error, id = %self.id, "a transaction was not renewed");
+            match act(&self.dispatcher, action, deadline).await {
+                Ok(_) => {}
+                Err(Failure::Committed { .. }) => return,
+                // Its primary may not be there yet.
+                Err(error) => {
+                    tracing::debug!(%error, id = %self.id, "a transaction was not renewed")
+                }
             }
         }
     }

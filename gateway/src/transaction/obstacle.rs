@@ -3,7 +3,7 @@
 use super::fate::{Fate, Haste, Inquiry};
 use super::steps::resolve_key;
 use crate::backoff::Backoff;
-use crate::dispatch::{Call, Dispatcher};
+use crate::dispatch::Dispatcher;
 use crate::errors::Failure;
 use crate::operation::Operation;
 use rangedb_proto::internal::v1::Intent;
@@ -36,7 +36,19 @@ impl Obstacle {
         &mut self,
         dispatcher: &Dispatcher,
         operation: &mut Operation,
-        call: &Call,
+        intent: &Intent,
+    ) -> Result<(), Failure> {
+        self.try_to_pass(dispatcher, operation, intent).await.map_err(|failure| match failure {
+            // Of a step of another transaction, which decides nothing about this operation.
+            Failure::OutcomeUnknown { .. } => locked(intent),
+            failure => failure,
+        })
+    }
+
+    async fn try_to_pass(
+        &mut self,
+        dispatcher: &Dispatcher,
+        operation: &mut Operation,
         intent: &Intent,
     ) -> Result<(), Failure> {
         let read_ts = match operation.read_at() {
@@ -58,29 +70,20 @@ impl Obstacle {
                 return Ok(());
             }
             Fate::Undecided { .. } if gives_way(operation, intent) => return Err(locked(intent)),
-            Fate::Undecided { .. } => return self.wait(operation, call, intent).await,
+            Fate::Undecided { .. } => return self.wait(intent).await,
             Fate::Committed(version) => Some(version),
             Fate::RolledBack => None,
         };
         resolve_key(dispatcher, Timestamp(intent.id), &intent.key, version, self.deadline).await
     }
 
-    async fn wait(
-        &mut self,
-        operation: &Operation,
-        call: &Call,
-        intent: &Intent,
-    ) -> Result<(), Failure> {
+    async fn wait(&mut self, intent: &Intent) -> Result<(), Failure> {
         let pause = self.backoff.pause();
-        if Instant::now() + pause < self.deadline {
-            tokio::time::sleep(pause).await;
-            return Ok(());
+        if Instant::now() + pause >= self.deadline {
+            return Err(locked(intent));
         }
-        // A write that was sent before may have been applied.
-        match call.give_up(operation) {
-            failure @ Failure::OutcomeUnknown { .. } => Err(failure),
-            _ => Err(locked(intent)),
-        }
+        tokio::time::sleep(pause).await;
+        Ok(())
     }
 
     /// Asks the primary, and finishes what is decided.

@@ -8,6 +8,7 @@ use crate::store::ReadError;
 use crate::write::{ReadStart, StampError};
 use bytes::Bytes;
 use rangedb_engine::Engine;
+use rangedb_mvcc::state::{AppliedState, RangeRecord as _};
 use rangedb_mvcc::{Page, ScanOptions, Seen, Value};
 use rangedb_types::limits::MESSAGE_BYTES_MAX;
 use rangedb_types::{Span, Timestamp};
@@ -23,6 +24,9 @@ const KEYS_PER_LOOK: usize = 16;
 /// Bytes of values that one answer may hold; the rest of a message is for its frame and for what
 /// shares it.
 const ANSWER_BYTES_MAX: usize = MESSAGE_BYTES_MAX - (4 << 20);
+
+/// How often a scan of the latest state begins again because more was applied.
+const LATEST_ATTEMPTS_MAX: usize = 4;
 
 /// A last commit older than this is not what a scan reads at.
 const COMMIT_AGE_MAX: std::time::Duration = std::time::Duration::from_secs(1);
@@ -210,33 +214,57 @@ impl Reader {
     /// # Errors
     /// Any refusal of a read.
     pub async fn scan(&self, scan: Scan) -> ScanResult {
+        if !scan.at.version.is_zero() {
+            let version = scan.at.version;
+            return Ok((self.scan_at(&scan, version).await?, version));
+        }
+        // Everything acknowledged so far is applied here, at or below this; later pages are asked at the same
+        // version and must show the same state, so this one must wait, too.
+        let mut version = self.latest_version(&scan.target);
+        for _ in 0..LATEST_ATTEMPTS_MAX {
+            match self.scan_latest(&scan, version).await? {
+                Ok(page) => return Ok((page, version)),
+                Err(newer) => version = newer,
+            }
+        }
+        let version = self.timestamps.get(scan.deadline).await?;
+        Ok((self.scan_at(&scan, version).await?, version))
+    }
+
+    async fn scan_at(&self, scan: &Scan, version: Timestamp) -> Result<Page, Refusal> {
         let Scan { target, span, options, at, deadline } = scan;
-        let latest = at.version.is_zero();
-        let version = if latest {
-            // Everything acknowledged so far is applied here, at or below this; later pages are
-            // asked at the same version and must show the same state, so this one must wait, too.
-            self.latest_version(&target)
-        } else {
-            at.version
-        };
-        self.await_writes(&target, version, deadline).await?;
-        let page = self
-            .confirmed(&target, deadline, move |view| {
-                let snapshot = &*view.snapshot;
-                if latest {
-                    // What an intent stands for may be acknowledged already, at a version above this one:
-                    // the caller must say which version it means.
-                    rangedb_mvcc::refuse_intents(snapshot, &span, &at.pass_over)?;
-                } else {
-                    // The latest state is there whatever was collected.
-                    view.check_version(version)?;
-                }
-                let seen = Seen { read_ts: version, pass_over: &at.pass_over };
-                let tombstones = &view.specials.tombstones;
-                Ok(rangedb_mvcc::scan(snapshot, tombstones, &span, seen, &options)?)
-            })
-            .await?;
-        Ok((page, version))
+        let (span, options, at) = (span.clone(), *options, at.clone());
+        self.await_writes(target, version, *deadline).await?;
+        self.confirmed(target, *deadline, move |view| {
+            view.check_version(version)?;
+            page(view, &span, version, &at.pass_over, &options)
+        })
+        .await
+    }
+
+    /// The latest state; or the version of what was applied meanwhile. The version of a transaction's commit
+    /// may be one that is older than its application here, so it must be found in the snapshot.
+    async fn scan_latest(
+        &self,
+        scan: &Scan,
+        version: Timestamp,
+    ) -> Result<Result<Page, Timestamp>, Refusal> {
+        let Scan { target, span, options, at, deadline } = scan;
+        let (span, options, at) = (span.clone(), *options, at.clone());
+        let range_id = target.range_id();
+        self.await_writes(target, version, *deadline).await?;
+        self.confirmed(target, *deadline, move |view| {
+            let snapshot = &*view.snapshot;
+            // What an intent stands for may be acknowledged already, at a version above this one:
+            // the caller must say which version it means.
+            rangedb_mvcc::refuse_intents(snapshot, &span, &at.pass_over)?;
+            let applied = AppliedState::load(snapshot, range_id)?.unwrap_or_default().max_version;
+            if applied > version {
+                return Ok(Err(applied));
+            }
+            page(view, &span, version, &at.pass_over, &options).map(Ok)
+        })
+        .await
     }
 
     /// A version that shows the latest state and will be kept for a while: in a range that was not
@@ -370,6 +398,17 @@ impl Reader {
         });
         timeout_at(deadline, job).await.map_err(|_| DEADLINE)??
     }
+}
+
+fn page(
+    view: &View,
+    span: &Span,
+    read_ts: Timestamp,
+    pass_over: &[Timestamp],
+    options: &ScanOptions,
+) -> Result<Page, Refusal> {
+    let seen = Seen { read_ts, pass_over };
+    Ok(rangedb_mvcc::scan(&*view.snapshot, &view.specials.tombstones, span, seen, options)?)
 }
 
 fn same_range(a: &Target, b: &Target) -> bool {

@@ -6,8 +6,8 @@ use crate::read::View;
 use bytes::Bytes;
 use rangedb_mvcc::Mutation;
 use rangedb_mvcc::txn::{
-    KeyState, Plan, Status, StatusQuery, Transaction, Want, check_reads, commit, finish, plan,
-    renew, resolve, resolve_keys, roll_back, states, status,
+    ActionError, KeyState, Plan, Status, StatusQuery, Transaction, Want, check_reads, commit,
+    finish, plan, renew, resolve, resolve_keys, roll_back, states, status,
 };
 use rangedb_types::{Span, Timestamp};
 
@@ -168,11 +168,7 @@ impl Action {
         match self {
             Self::Prewrite { transaction, writes, .. }
             | Self::CommitAtOnce { transaction, writes } => {
-                let plans = writes.iter().map(|(key, want)| {
-                    let tombstones = &view.specials.tombstones;
-                    plan(snapshot, tombstones, transaction, key.clone(), want.clone())
-                });
-                let plans: Vec<_> = plans.collect::<Result<_, _>>()?;
+                let plans = plans(view, transaction, writes)?;
                 // Marks of rolled back transactions below it may be gone, and versions of committed ones.
                 if transaction.id <= view.specials.safe_point && plans.iter().any(Plan::is_new) {
                     return Err(TOO_OLD);
@@ -264,6 +260,27 @@ impl Action {
             _ => unreachable!("only these make plans"),
         }
     }
+}
+
+/// What is to be written, if nothing stands in the way. That the transaction was committed or rolled back
+/// already counts more than anything else that is found.
+fn plans(
+    view: &View,
+    transaction: &Transaction,
+    writes: &[(Bytes, Want)],
+) -> Result<Vec<Plan>, ActionError> {
+    let (mut plans, mut obstacle) = (Vec::with_capacity(writes.len()), None);
+    for (key, want) in writes {
+        let tombstones = &view.specials.tombstones;
+        match plan(&*view.snapshot, tombstones, transaction, key.clone(), want.clone()) {
+            Ok(plan) => plans.push(plan),
+            Err(over @ (ActionError::Committed { .. } | ActionError::Aborted { .. })) => {
+                return Err(over);
+            }
+            Err(error) => drop(obstacle.get_or_insert(error)),
+        }
+    }
+    obstacle.map_or(Ok(plans), Err)
 }
 
 fn around<'a>(keys: impl Iterator<Item = &'a Bytes> + Clone) -> Span {

@@ -62,7 +62,16 @@ impl Actor {
                 view.look_for_intents(&of)?;
                 look.look(view, now)
             })
-            .await?;
+            .await;
+        let looked = match looked {
+            // That there is nothing to commit is an answer about the present, which a leader that has been
+            // replaced does not know.
+            Err(Refusal::Aborted) => {
+                let look = action.clone();
+                self.reader.confirmed(&target, deadline, move |view| look.look(view, now)).await?
+            }
+            looked => looked?,
+        };
         match looked {
             Looked::Ready { mutations, done, .. } if mutations.is_empty() => Ok(done),
             Looked::Ready { mutations, version, done } => {

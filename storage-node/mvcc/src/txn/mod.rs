@@ -54,6 +54,9 @@ pub enum ActionError {
     /// It was committed before.
     #[error("the transaction was committed at {version}")]
     Committed { version: Timestamp },
+    /// The intent there says that another key decides.
+    #[error("the key is not the transaction's primary")]
+    NotPrimary { key: Vec<u8> },
     /// A reader was promised that it commits no earlier.
     #[error("the transaction cannot commit below {least}")]
     CommitTooEarly { least: Timestamp },

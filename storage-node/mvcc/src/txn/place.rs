@@ -187,8 +187,8 @@ impl Plan {
                     mutations.push(Mutation::remove(Family::Lock, encode_key(&self.key)));
                 }
                 let short = want.short().map(Bytes::as_ref);
-                let record = write_record(want.kind(), txn.id, short);
-                mutations.extend(record.map(|record| put_record(&self.key, &record, commit_ts)));
+                let record = version_record(want.kind(), txn.id, short);
+                mutations.push(put_record(&self.key, &record, commit_ts));
                 mutations
             }
         }
@@ -249,8 +249,7 @@ pub(super) fn version_of(
 ) -> Vec<Mutation> {
     let mut mutations = vec![Mutation::remove(Family::Lock, encode_key(key))];
     let short = lock.short_value.as_deref();
-    let trace = || record_of(WriteKind::Trace, lock.start_ts, None);
-    let record = write_record(lock.kind, lock.start_ts, short).unwrap_or_else(trace);
+    let record = version_record(lock.kind, lock.start_ts, short);
     mutations.push(put_record(key, &WriteRecord { open, ..record }, commit_ts));
     mutations
 }
@@ -259,15 +258,15 @@ fn put_record(key: &[u8], record: &WriteRecord<'_>, commit_ts: Timestamp) -> Mut
     Mutation::put(Family::Write, versioned_key(key, commit_ts), record.encode())
 }
 
-fn write_record(
+fn version_record(
     kind: LockKind,
     start_ts: Timestamp,
     short_value: Option<&[u8]>,
-) -> Option<WriteRecord<'_>> {
+) -> WriteRecord<'_> {
     match kind {
-        LockKind::Put => Some(record_of(WriteKind::Put, start_ts, short_value)),
-        LockKind::Delete => Some(record_of(WriteKind::Delete, start_ts, None)),
-        LockKind::Check => None,
+        LockKind::Put => record_of(WriteKind::Put, start_ts, short_value),
+        LockKind::Delete => record_of(WriteKind::Delete, start_ts, None),
+        LockKind::Check => record_of(WriteKind::Trace, start_ts, None),
     }
 }
 

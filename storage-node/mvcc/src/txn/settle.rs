@@ -35,12 +35,15 @@ pub fn commit(
     }
 }
 
-/// Rolls a transaction back on one key, and leaves a mark there.
+/// Rolls a transaction back on its primary, and leaves a mark there.
 ///
 /// # Errors
-/// `Committed` if it was committed there.
+/// `Committed` if it was committed there; `NotPrimary`.
 pub fn roll_back(snapshot: &dyn Snapshot, id: Timestamp, key: &[u8]) -> Result<Vec<Mutation>> {
     if let Some(lock) = intent_of(snapshot, key)?.filter(|lock| lock.start_ts == id) {
+        if lock.primary != key {
+            return Err(ActionError::NotPrimary { key: key.to_vec() });
+        }
         return Ok(removal(key, &lock, true));
     }
     match fate(snapshot, key, id)? {

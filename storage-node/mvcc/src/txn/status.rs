@@ -35,7 +35,7 @@ pub enum Status {
 /// Asks a primary, and does what the question allows.
 ///
 /// # Errors
-/// Engine errors and damage.
+/// `NotPrimary`; engine errors and damage.
 pub fn status(snapshot: &dyn Snapshot, query: &StatusQuery) -> Result<(Status, Vec<Mutation>)> {
     let StatusQuery { id, primary, now, push_above, roll_back_absent } = query;
     let own = intent_of(snapshot, primary)?.filter(|lock| lock.start_ts == *id);
@@ -47,6 +47,9 @@ pub fn status(snapshot: &dyn Snapshot, query: &StatusQuery) -> Result<(Status, V
             None => (Status::Absent, Vec::new()),
         });
     };
+    if lock.primary != *primary {
+        return Err(ActionError::NotPrimary { key: primary.clone() });
+    }
     let is_async = lock.secondaries.is_some();
     if !is_async && lock.expires_at() < *now {
         return Ok((Status::RolledBack, removal(primary, &lock, true)));
