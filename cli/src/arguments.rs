@@ -2,7 +2,7 @@
 //! keeps its own arguments beside its code.
 
 use crate::output::OutputFormat;
-use crate::{admin, bench, data, dev, import};
+use crate::{admin, batch, bench, data, dev, import, txn};
 use rangedb_service::Period;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 #[command(
     name = "rangedb-cli",
     version,
-    after_help = "Exit codes: 0 done · 1 not found, or a condition that does not hold · 2 usage or invalid argument · \
+    after_help = "Exit codes: 0 done · 1 not found, a condition that does not hold, or a conflict · 2 usage or invalid argument · \
                   3 unavailable or timed out, surely not applied · 4 refused · 5 anything else · \
                   6 a write whose outcome is unknown"
 )]
@@ -102,6 +102,10 @@ pub enum Command {
     Delete(data::DeleteArguments),
     /// Read the keys of a range, in order
     Range(data::RangeArguments),
+    /// Write many keys at once: all of them or none
+    Batch(batch::BatchArguments),
+    /// Read and write as one, call by call
+    Txn(txn::TxnArguments),
     /// Write every record of a file, or check that every record is there
     Import(import::ImportArguments),
     /// Measure speed

@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use futures::StreamExt as _;
-use rangedb_client::{Client, Condition, Pipeline, RangeQuery, Version};
+use rangedb_client::{Client, Condition, Entry, Pipeline, RangeQuery, Version};
 use std::ffi::OsString;
 use std::io::Read as _;
 use std::os::unix::ffi::OsStringExt as _;
@@ -47,6 +47,9 @@ pub struct PutArguments {
 pub struct GetArguments {
     #[arg(value_name = "KEY", allow_negative_numbers = true)]
     key: OsString,
+    /// As it was at this version
+    #[arg(long, value_name = "VERSION", value_parser = clap::value_parser!(u64).range(1..))]
+    at: Option<u64>,
     #[command(flatten)]
     coding: Coding,
 }
@@ -97,20 +100,23 @@ pub struct RangeArguments {
     /// Without values
     #[arg(long)]
     keys_only: bool,
+    /// As it was at this version
+    #[arg(long, value_name = "VERSION", value_parser = clap::value_parser!(u64).range(1..))]
+    at: Option<u64>,
     #[command(flatten)]
     coding: Coding,
 }
 
 /// How keys and values stand on the command line.
 #[derive(Clone, Copy, Debug, clap::Args)]
-struct Coding {
+pub(crate) struct Coding {
     /// Keys and values on the command line are base64
     #[arg(long)]
     base64: bool,
 }
 
 impl Coding {
-    fn bytes(self, text: OsString) -> Result<Bytes, Failure> {
+    pub(crate) fn bytes(self, text: OsString) -> Result<Bytes, Failure> {
         let bytes = text.into_vec();
         if !self.base64 {
             return Ok(bytes.into());
@@ -157,7 +163,8 @@ impl Database {
     }
 }
 
-async fn client(options: &Options) -> Result<Client, Failure> {
+/// A client of the gateways that the options name.
+pub(crate) async fn client(options: &Options) -> Result<Client, Failure> {
     let client_options =
         rangedb_client::Options { timeout: options.timeout(), ..Default::default() };
     let failure = match Client::connect_with(options.gateways(), client_options).await {
@@ -210,7 +217,11 @@ async fn read_value(path: PathBuf) -> Result<Bytes, Failure> {
 pub async fn get(arguments: GetArguments, options: &Options) -> Result<(), Failure> {
     let key = arguments.coding.bytes(arguments.key)?;
     let client = client(options).await?;
-    let Some(found) = client.get(key.clone()).await? else {
+    let found = match arguments.at {
+        Some(version) => client.get_at(key.clone(), Version(version)).await?,
+        None => client.get(key.clone()).await?,
+    };
+    let Some(found) = found else {
         return Err(Failure::not_met("the key does not exist"));
     };
     let mut output = Output::default();
@@ -253,31 +264,43 @@ pub async fn range(arguments: RangeArguments, options: &Options) -> Result<(), F
     if arguments.keys_only {
         query = query.keys_only();
     }
+    if let Some(version) = arguments.at {
+        query = query.at(Version(version));
+    }
     let client = client(options).await?;
     let entries = client.range(query).await?;
     let mut chunks = entries.ready_chunks(ENTRIES_PER_FLUSH);
     let mut output = Output::default();
     while let Some(chunk) = chunks.next().await {
         for entry in chunk {
-            let entry = entry?;
-            let value = (!arguments.keys_only).then_some(&entry.value[..]);
-            match (options.output, value) {
-                (OutputFormat::Json, value) => {
-                    output.json(&EntryJson::new(&entry.key, value, entry.version.0))?;
-                }
-                (OutputFormat::Table, None) => output.line(escape(&entry.key).as_bytes())?,
-                (OutputFormat::Table, Some(value)) => {
-                    let line = format!("{}\t{}", escape(&entry.key), escape(value));
-                    output.line(line.as_bytes())?;
-                }
-            }
+            write_entry(&mut output, options.output, &entry?, arguments.keys_only)?;
         }
         output.flush()?;
     }
     Ok(())
 }
 
-fn print_version(options: &Options, version: Version) -> Result<(), Failure> {
+/// One line of a range.
+pub(crate) fn write_entry(
+    output: &mut Output,
+    format: OutputFormat,
+    entry: &Entry,
+    keys_only: bool,
+) -> Result<(), Failure> {
+    let value = (!keys_only).then_some(&entry.value[..]);
+    match (format, value) {
+        (OutputFormat::Json, value) => {
+            output.json(&EntryJson::new(&entry.key, value, entry.version.0))
+        }
+        (OutputFormat::Table, None) => output.line(escape(&entry.key).as_bytes()),
+        (OutputFormat::Table, Some(value)) => {
+            let line = format!("{}\t{}", escape(&entry.key), escape(value));
+            output.line(line.as_bytes())
+        }
+    }
+}
+
+pub(crate) fn print_version(options: &Options, version: Version) -> Result<(), Failure> {
     output::print(options.output, &VersionJson::new(version.0), |json| json.version.clone())
 }
 

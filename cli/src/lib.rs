@@ -7,6 +7,7 @@
 
 mod admin;
 mod arguments;
+mod batch;
 mod bench;
 mod connect;
 mod data;
@@ -14,6 +15,7 @@ mod dev;
 pub mod exit;
 mod import;
 mod output;
+mod txn;
 
 pub use arguments::Arguments;
 
@@ -48,6 +50,8 @@ async fn on_a_gateway(command: Command, options: &Options) -> Result<(), Failure
         Command::Get(arguments) => data::get(arguments, options).await,
         Command::Delete(arguments) => data::delete(arguments, options).await,
         Command::Range(arguments) => data::range(arguments, options).await,
+        Command::Batch(arguments) => batch::run(arguments, options).await,
+        Command::Txn(arguments) => txn::run(arguments, options).await,
         Command::Import(arguments) => import::run(arguments, options).await,
         Command::Bench(arguments) => bench::run(arguments, options).await,
         Command::Admin(arguments) => admin::run(arguments, options).await,

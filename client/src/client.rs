@@ -131,6 +131,19 @@ impl Client {
         self.get_in(key.into(), None).await
     }
 
+    /// Reads one key as it was at a version, for as long as old versions are kept (`gc_retention`).
+    ///
+    /// # Errors
+    /// `Invalid` for a version that is too old, or lies in the future; see [`Error`].
+    pub async fn get_at(
+        &self,
+        key: impl Into<Bytes>,
+        version: Version,
+    ) -> Result<Option<Value>, Error> {
+        let context = RequestContext { at_version: version.0, ..RequestContext::default() };
+        self.get_in(key.into(), Some(context)).await
+    }
+
     pub(crate) async fn get_in(
         &self,
         key: Bytes,
@@ -142,7 +155,7 @@ impl Client {
         Ok(value_of(answer.into_inner()))
     }
 
-    /// Reads many keys, each linearizable by itself; answers in the order of the keys.
+    /// Reads many keys, all as of one moment after the call began; answers in the order of the keys.
     ///
     /// ```no_run
     /// # async fn run(client: rangedb_client::Client) -> Result<(), rangedb_client::Error> {

@@ -34,7 +34,9 @@ pub use client::{Client, Options};
 pub use error::{Error, RetryAdvice};
 pub use pipeline::Pipeline;
 pub use range::{Entries, Entry, RangeQuery};
-pub use transaction::{Isolation, Transaction, TransactionOptions};
+pub use transaction::{
+    Isolation, MayBeConflict, SavedTransaction, Transaction, TransactionOptions,
+};
 pub use write::{Condition, WriteId};
 
 /// The commit timestamp of a value; grows with every write of a key.

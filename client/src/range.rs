@@ -25,6 +25,7 @@ pub struct RangeQuery {
     limit: u32,
     reverse: bool,
     keys_only: bool,
+    at: Version,
 }
 
 impl RangeQuery {
@@ -62,6 +63,13 @@ impl RangeQuery {
         self
     }
 
+    /// As it was at a version, for as long as old versions are kept (`gc_retention`).
+    #[must_use]
+    pub const fn at(mut self, version: Version) -> Self {
+        self.at = version;
+        self
+    }
+
     /// Leaves the values out.
     #[must_use]
     pub const fn keys_only(mut self) -> Self {
@@ -93,7 +101,8 @@ impl RangeQuery {
             limit: self.limit.into(),
             reverse: self.reverse,
             keys_only: self.keys_only,
-            context: None,
+            context: (!self.at.is_zero())
+                .then(|| RequestContext { at_version: self.at.0, ..RequestContext::default() }),
         }
     }
 }
@@ -170,7 +179,8 @@ impl Client {
         query: RangeQuery,
         context: Option<RequestContext>,
     ) -> Result<Entries, Error> {
-        let request = RangeRequest { context, ..query.into_request() };
+        let request = query.into_request();
+        let request = RangeRequest { context: context.or(request.context), ..request };
         let page_time = self.options().timeout;
         let opened = self.read(move |mut rpc, time| {
             let request = request.clone();

@@ -66,7 +66,46 @@ struct State {
     over: bool,
 }
 
+/// A transaction as it can be put away, and gone on with elsewhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SavedTransaction {
+    pub token: Bytes,
+    pub id: Version,
+    pub isolation: Isolation,
+    /// `None`: the key is deleted.
+    pub writes: Vec<(Bytes, Option<Bytes>)>,
+    pub checks: Vec<Bytes>,
+    pub keys_read: Vec<Bytes>,
+    /// Start and exclusive end; an empty end is unbounded.
+    pub spans_read: Vec<(Bytes, Bytes)>,
+}
+
 impl Client {
+    /// Goes on with a transaction that was put away.
+    #[must_use]
+    pub fn resume(&self, saved: SavedTransaction) -> Transaction {
+        let state = State {
+            keys_read: saved.keys_read.into_iter().collect(),
+            spans_read: saved.spans_read,
+            ..State::default()
+        };
+        let transaction = Transaction {
+            client: self.clone(),
+            token: saved.token,
+            id: saved.id,
+            isolation: saved.isolation,
+            state: Arc::new(Mutex::new(state)),
+        };
+        for (key, value) in saved.writes {
+            match value {
+                Some(value) => transaction.put(key, value),
+                None => transaction.delete(key),
+            }
+        }
+        saved.checks.into_iter().for_each(|key| transaction.check(key));
+        transaction
+    }
+
     /// Begins a transaction.
     ///
     /// # Errors
@@ -336,6 +375,28 @@ impl Transaction {
         } else {
             entries.take(limit).collect()
         })
+    }
+
+    /// What it takes to go on with it elsewhere; not after its commit.
+    #[must_use]
+    pub fn save(&self) -> SavedTransaction {
+        let state = self.state.lock();
+        let mut saved = SavedTransaction {
+            token: self.token.clone(),
+            id: self.id,
+            isolation: self.isolation,
+            keys_read: state.keys_read.iter().cloned().collect(),
+            spans_read: state.spans_read.clone(),
+            ..SavedTransaction::default()
+        };
+        for (key, want) in &state.writes {
+            match want {
+                Want::Put(value) => saved.writes.push((key.clone(), Some(value.clone()))),
+                Want::Delete(_) => saved.writes.push((key.clone(), None)),
+                Want::Check(_) => saved.checks.push(key.clone()),
+            }
+        }
+        saved
     }
 
     /// Writes a key at the commit.

@@ -26,7 +26,7 @@ const VALUE_OVERHEAD_BYTES: usize = 16;
 /// Keys of one range, by their place in the request.
 type Group = Vec<usize>;
 
-/// Reads keys: all as of a version or, at zero, each linearizable by itself.
+/// Reads keys, all as of one version: the one given or, at zero, one that shows the latest state.
 ///
 /// # Errors
 /// That of the first group that failed, or `TooLarge` if the values do not fit in one answer.
@@ -37,14 +37,18 @@ pub async fn batch_get(
     deadline: Instant,
     patient: bool,
 ) -> Result<Vec<GetResponse>, Failure> {
-    let mut values: Vec<Option<GetResponse>> = vec![None; keys.len()];
-    let mut missing: Vec<usize> = (0..keys.len()).collect();
+    let (mut values, mut missing, mut answer_bytes) = start(keys);
     let mut call = Call::new(deadline, patient);
-    let mut answer_bytes = 0;
     let mut obstacle = Obstacle::new(deadline);
     let mut at = ReadAt { version, pass_over: Vec::new() };
     while !missing.is_empty() {
         let (groups, unrouted) = group(dispatcher, keys, &missing, deadline).await;
+        if at.version.is_zero() && (groups.len() > 1 || missing.len() < keys.len()) {
+            // More than one answer shows one state only as of one version.
+            at.version = dispatcher.timestamp(deadline).await?;
+            (values, missing, answer_bytes) = start(keys);
+            continue;
+        }
         let attempts = groups.into_iter().map(|group| async {
             let keys = group.iter().map(|i| keys[*i].clone()).collect();
             let operation = Operation::Get { keys, at: at.clone() };
@@ -80,7 +84,7 @@ pub async fn batch_get(
             if let Some(now) = operation.read_at() {
                 at = std::mem::take(now);
             }
-            cut_short = false;
+            continue;
         }
         let before = missing.len();
         missing.retain(|index| values[*index].is_none());
@@ -91,6 +95,11 @@ pub async fn batch_get(
         }
     }
     Ok(values.into_iter().flatten().collect())
+}
+
+/// Nothing read yet: values, what is missing, bytes.
+fn start(keys: &[Bytes]) -> (Vec<Option<GetResponse>>, Vec<usize>, usize) {
+    (vec![None; keys.len()], (0..keys.len()).collect(), 0)
 }
 
 /// Groups keys by range; also a key that has no route now, if there is one.

@@ -92,8 +92,7 @@ impl KeyValueService {
         context: Option<&RequestContext>,
         deadline: Instant,
     ) -> Result<Timestamp, Failure> {
-        let token = context.map_or(&[][..], |context| &context.transaction);
-        read_version(&self.dispatcher, &self.tokens, token, deadline).await
+        read_version(&self.dispatcher, &self.tokens, context, deadline).await
     }
 
     async fn execute(&self, operation: &Operation, deadline: Instant) -> Result<Answer, Failure> {

@@ -12,8 +12,8 @@ use bytes::Bytes;
 use rangedb_proto::v1::transaction_write::Want as WireWant;
 use rangedb_proto::v1::transactions_server::Transactions;
 use rangedb_proto::v1::{
-    self, BeginRequest, BeginResponse, CommitRequest, CommitResponse, RollbackRequest,
-    RollbackResponse,
+    self, BeginRequest, BeginResponse, CommitRequest, CommitResponse, RequestContext,
+    RollbackRequest, RollbackResponse,
 };
 use rangedb_types::Timestamp;
 use rangedb_types::limits::BATCH_BYTES_MAX;
@@ -226,20 +226,25 @@ fn sorted(mut reads: Reads) -> Reads {
     reads
 }
 
-/// What the reads of a transaction see.
+/// What a read sees; zero: the latest state.
 ///
 /// # Errors
-/// `Invalid` for a token that is none, `Expired`.
+/// `Invalid` for a token that is none or for two answers to the question, `Expired`.
 pub async fn read_version(
     dispatcher: &Dispatcher,
     tokens: &Tokens,
-    token: &[u8],
+    context: Option<&RequestContext>,
     deadline: Instant,
 ) -> Result<Timestamp, Failure> {
-    if token.is_empty() {
-        return Ok(Timestamp::ZERO);
+    let Some(context) = context else { return Ok(Timestamp::ZERO) };
+    if context.transaction.is_empty() {
+        return Ok(Timestamp(context.at_version));
     }
-    let token = tokens.read(token, deadline).await?;
+    if context.at_version != 0 {
+        let words = "a transaction reads at a version of its own";
+        return Err(Failure::invalid("context.at_version", words));
+    }
+    let token = tokens.read(&context.transaction, deadline).await?;
     if token.is_expired(dispatcher.timestamps.latest_seen()) {
         return Err(Failure::Expired);
     }

@@ -53,9 +53,9 @@ pub fn read_context(context: Option<&RequestContext>) -> Result<(), Failure> {
 /// # Errors
 /// `Invalid`.
 pub fn no_transaction(context: Option<&RequestContext>) -> Result<(), Failure> {
-    if context.is_some_and(|context| !context.transaction.is_empty()) {
-        let words = "reads of a transaction go by unary calls, not by Pipeline";
-        return Err(Failure::invalid("context.transaction", words));
+    if context.is_some_and(|context| !context.transaction.is_empty() || context.at_version != 0) {
+        let words = "reads at a version, or of a transaction, go by unary calls, not by Pipeline";
+        return Err(Failure::invalid("context", words));
     }
     Ok(())
 }

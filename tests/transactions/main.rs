@@ -3,3 +3,4 @@
 mod bank;
 mod chaos;
 mod levels;
+mod refusals;
