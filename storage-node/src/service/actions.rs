@@ -57,16 +57,7 @@ pub(super) fn decode(action: wire::NodeAction) -> Result<Action, Refusal> {
             keys: keys(states.keys)?,
             roll_back_absent: states.roll_back_absent,
         },
-        Kind::Resolve(resolve) if !resolve.keys.is_empty() => Action::ResolveKeys {
-            id: id(resolve.id)?,
-            keys: keys(resolve.keys)?,
-            commit_ts: (resolve.commit_version != 0).then_some(Timestamp(resolve.commit_version)),
-        },
-        Kind::Resolve(resolve) => Action::Resolve {
-            id: id(resolve.id)?,
-            span: span(&resolve.start, &resolve.end)?,
-            commit_ts: (resolve.commit_version != 0).then_some(Timestamp(resolve.commit_version)),
-        },
+        Kind::Resolve(resolve) => decode_resolve(resolve)?,
         Kind::Renew(renew) => Action::Renew {
             id: id(renew.id)?,
             primary: key(renew.primary)?,
@@ -84,6 +75,16 @@ pub(super) fn decode(action: wire::NodeAction) -> Result<Action, Refusal> {
                 .collect::<Result<_, _>>()?,
         },
     })
+}
+
+fn decode_resolve(resolve: node_action::Resolve) -> Result<Action, Refusal> {
+    let id = id(resolve.id)?;
+    let commit_ts = (resolve.commit_version != 0).then_some(Timestamp(resolve.commit_version));
+    if resolve.keys.is_empty() {
+        let span = span(&resolve.start, &resolve.end)?;
+        return Ok(Action::Resolve { id, span, commit_ts });
+    }
+    Ok(Action::ResolveKeys { id, keys: keys(resolve.keys)?, commit_ts })
 }
 
 fn id(version: u64) -> Result<Timestamp, Refusal> {

@@ -11,9 +11,10 @@ use super::shared::Shared;
 use super::worker::{AppliedNotice, Task, WorkerSender};
 use crate::raft_log::LogPosition;
 use crate::replica::apply::{Applier, CommittedEntry, Outcome, SplitOff};
+use crate::replica::command::DamagedEntry;
 use crate::replica::proposals::ProposeReply;
 use crossbeam_channel::Receiver;
-use raft::eraftpb::ConfChangeV2;
+use raft::eraftpb::{ConfChangeV2, Entry};
 use rangedb_engine::{Durability, Engine, WriteBatch};
 use rangedb_types::RangeId;
 use std::sync::Arc;
@@ -72,6 +73,21 @@ pub(super) struct Progress {
     intents: bool,
     /// The bounds changed.
     pub(super) boundary: bool,
+}
+
+/// What came of an entry, and what its proposer is told.
+type AppliedEntry = Result<(Outcome, Result<(), ProposeError>), DamagedEntry>;
+
+/// Applies an entry, and counts what it brings; also gives the bytes that it frees.
+fn apply_one(owned: &mut Owned, entry: &Entry, batch: &mut WriteBatch) -> (AppliedEntry, u64) {
+    let (bytes_before, freed) = (batch.data_bytes(), owned.applier.freed_bytes);
+    let applied = owned.applier.apply(entry, batch);
+    owned.handle.add_bytes(batch.data_bytes() - bytes_before);
+    let freed = owned.applier.freed_bytes - freed;
+    if freed > 0 {
+        owned.handle.remove_bytes(freed);
+    }
+    (applied, freed)
 }
 
 /// One apply thread.
@@ -192,15 +208,9 @@ impl ApplyThread {
                 self.answers.push((replies, Err(ProposeError::OutcomeUnknown)));
                 continue;
             };
-            let (bytes_before, freed) = (self.batch.data_bytes(), owned.applier.freed_bytes);
             let intents = owned.applier.intents_placed;
-            let applied = owned.applier.apply(&entry, &mut self.batch);
-            owned.handle.add_bytes(self.batch.data_bytes() - bytes_before);
-            let freed = owned.applier.freed_bytes - freed;
-            if freed > 0 {
-                owned.handle.remove_bytes(freed);
-                self.shared.freed_bytes.fetch_add(freed, Ordering::Relaxed);
-            }
+            let (applied, freed) = apply_one(owned, &entry, &mut self.batch);
+            self.shared.freed_bytes.fetch_add(freed, Ordering::Relaxed);
             let (outcome, result) =
                 applied.map_err(|error| format!("range {range_id} cannot go on: {error}"))?;
             let progress = self.progress.entry(range_id).or_default();

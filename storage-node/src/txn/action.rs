@@ -168,20 +168,8 @@ impl Action {
         match self {
             Self::Prewrite { transaction, writes, .. }
             | Self::CommitAtOnce { transaction, writes } => {
-                let plans = plans(view, transaction, writes)?;
-                // Marks of rolled back transactions below it may be gone, and versions of committed ones.
-                if transaction.id <= view.specials.safe_point && plans.iter().any(Plan::is_new) {
-                    return Err(TOO_OLD);
-                }
-                if let Self::CommitAtOnce { .. } = self
-                    && let Some((key, lock)) =
-                        plans.iter().find_map(|plan| Some((plan.key(), plan.firm()?)))
-                {
-                    // It may be committed by now, at another timestamp: its primary knows.
-                    let key = Bytes::copy_from_slice(key);
-                    return Err(Refusal::KeyLocked { key, lock: Box::new(lock.clone()) });
-                }
-                Ok(Looked::Unstamped(plans))
+                let at_once = matches!(self, Self::CommitAtOnce { .. });
+                plans(view, transaction, writes, at_once).map(Looked::Unstamped)
             }
             Self::Finish { id, commit_ts, primary } => {
                 let mutations = finish(snapshot, *id, primary, *commit_ts)?;
@@ -204,10 +192,8 @@ impl Action {
             Self::Status { query, out_of_interest } => {
                 let query = StatusQuery { now, ..query.clone() };
                 let (status, mutations) = status(snapshot, &query)?;
-                if *out_of_interest
-                    && query.id <= view.specials.safe_point
-                    && (status == Status::Absent || !mutations.is_empty())
-                {
+                let unknown = status == Status::Absent || !mutations.is_empty();
+                if *out_of_interest && unknown && query.id <= view.specials.safe_point {
                     return Err(TOO_OLD);
                 }
                 ready(mutations, Timestamp::ZERO, Done::Status(status))
@@ -268,19 +254,33 @@ fn plans(
     view: &View,
     transaction: &Transaction,
     writes: &[(Bytes, Want)],
-) -> Result<Vec<Plan>, ActionError> {
+    at_once: bool,
+) -> Result<Vec<Plan>, Refusal> {
     let (mut plans, mut obstacle) = (Vec::with_capacity(writes.len()), None);
     for (key, want) in writes {
         let tombstones = &view.specials.tombstones;
         match plan(&*view.snapshot, tombstones, transaction, key.clone(), want.clone()) {
             Ok(plan) => plans.push(plan),
             Err(over @ (ActionError::Committed { .. } | ActionError::Aborted { .. })) => {
-                return Err(over);
+                return Err(over.into());
             }
             Err(error) => drop(obstacle.get_or_insert(error)),
         }
     }
-    obstacle.map_or(Ok(plans), Err)
+    if let Some(obstacle) = obstacle {
+        return Err(obstacle.into());
+    }
+    // Marks of rolled back transactions below it may be gone, and versions of committed ones.
+    if transaction.id <= view.specials.safe_point && plans.iter().any(Plan::is_new) {
+        return Err(TOO_OLD);
+    }
+    let firm = plans.iter().find_map(|plan| Some((plan.key(), plan.firm()?)));
+    if let Some((key, lock)) = firm.filter(|_| at_once) {
+        // It may be committed by now, at another timestamp: its primary knows.
+        let key = Bytes::copy_from_slice(key);
+        return Err(Refusal::KeyLocked { key, lock: Box::new(lock.clone()) });
+    }
+    Ok(plans)
 }
 
 fn around<'a>(keys: impl Iterator<Item = &'a Bytes> + Clone) -> Span {

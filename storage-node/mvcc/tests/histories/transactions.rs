@@ -54,52 +54,7 @@ pub(super) fn run(history: &History, words: &Words<'_>) -> Result<String, Action
         "once" => once(history, words),
         "acquire" => acquired(history, words),
         "firm" => firm(history, words),
-        "commit" => {
-            let (snapshot, _) = history.snapshot();
-            let txn = transaction(words);
-            let at = at(words, "at").expect("at=");
-            let mut mutations = Vec::new();
-            for key in &words.bare[2..] {
-                mutations.extend(commit(
-                    &*snapshot,
-                    txn.id,
-                    key.as_bytes(),
-                    at,
-                    words.has("open"),
-                )?);
-            }
-            Ok(history.write(&mutations))
-        }
-        "finish" => {
-            let (snapshot, _) = history.snapshot();
-            let at = at(words, "at").expect("at=");
-            let id = transaction(words).id;
-            Ok(history.write(&finish(&*snapshot, id, words.key(2), at)?))
-        }
-        "abort" => {
-            let (snapshot, _) = history.snapshot();
-            let txn = transaction(words);
-            let mut mutations = Vec::new();
-            for key in &words.bare[2..] {
-                mutations.extend(roll_back(&*snapshot, txn.id, key.as_bytes())?);
-            }
-            Ok(history.write(&mutations))
-        }
-        "resolve" => {
-            let (snapshot, _) = history.snapshot();
-            let limit =
-                words.number("limit").map_or(usize::MAX, |n| usize::try_from(n).expect("small"));
-            let id = transaction(words).id;
-            let page = resolve(&*snapshot, id, &span(words), at(words, "at"), limit)?;
-            history.write(&page.mutations);
-            Ok(settled(&page))
-        }
-        "settle" => {
-            let (snapshot, _) = history.snapshot();
-            let id = transaction(words).id;
-            let mutations = resolve_keys(&*snapshot, id, &words.bare[2..], at(words, "at"))?;
-            Ok(history.write(&mutations))
-        }
+        "resolve" => resolved(history, words),
         "intents" => {
             let (snapshot, _) = history.snapshot();
             let end = if words.bare[2] == "-" { Vec::new() } else { words.key(2).to_vec() };
@@ -107,39 +62,68 @@ pub(super) fn run(history: &History, words: &Words<'_>) -> Result<String, Action
             Ok(settled(&intents_below(&*snapshot, &span, words.ts(), usize::MAX)?))
         }
         "status" => asked(history, words),
-        "states" => {
-            let (snapshot, _) = history.snapshot();
-            let id = transaction(words).id;
-            let keys = &words.bare[2..];
-            let (found, mutations) = states(&*snapshot, id, keys, words.has("roll_back_absent"))?;
-            history.write(&mutations);
-            let lines = keys.iter().zip(found).map(|(key, state)| format!("{key}: {}", of(state)));
-            Ok(lines.collect::<Vec<_>>().join("\n"))
-        }
-        "renew" => {
-            let (snapshot, _) = history.snapshot();
-            let txn = transaction(words);
-            Ok(history.write(&renew(&*snapshot, txn.id, &txn.primary, txn.lifetime_ms)?))
-        }
-        "check" => {
-            let (snapshot, tombstones) = history.snapshot();
-            let txn = transaction(words);
-            let spans: Vec<_> = words
-                .named
-                .get("from")
-                .map(|from| Span {
-                    start: from.as_bytes().to_vec(),
-                    end: words.named.get("to").map_or(Vec::new(), |to| to.as_bytes().to_vec()),
-                })
-                .into_iter()
-                .collect();
-            let keys: Vec<_> = words.bare[2..].iter().filter(|key| **key != "-").collect();
-            let times = (txn.snapshot_ts, at(words, "at").expect("at="));
-            check_reads(&*snapshot, &tombstones, txn.id, times, &keys, &spans)?;
-            Ok("unchanged".to_owned())
-        }
-        other => panic!("no such command: {other}"),
+        "states" => asked_of_keys(history, words),
+        "check" => checked(history, words),
+        _ => written(history, words),
     }
+}
+
+/// Commands that write, and say nothing else.
+fn written(history: &History, words: &Words<'_>) -> Result<String, ActionError> {
+    let (snapshot, _) = history.snapshot();
+    let snapshot = &*snapshot;
+    let (txn, keys) = (transaction(words), &words.bare[2..]);
+    let mutations = match words.bare[0] {
+        "commit" => {
+            let (at, open) = (at(words, "at").expect("at="), words.has("open"));
+            let each = keys.iter().map(|key| commit(snapshot, txn.id, key.as_bytes(), at, open));
+            each.collect::<Result<Vec<_>, _>>()?.concat()
+        }
+        "abort" => {
+            let each = keys.iter().map(|key| roll_back(snapshot, txn.id, key.as_bytes()));
+            each.collect::<Result<Vec<_>, _>>()?.concat()
+        }
+        "finish" => finish(snapshot, txn.id, words.key(2), at(words, "at").expect("at="))?,
+        "settle" => resolve_keys(snapshot, txn.id, keys, at(words, "at"))?,
+        "renew" => renew(snapshot, txn.id, &txn.primary, txn.lifetime_ms)?,
+        other => panic!("no such command: {other}"),
+    };
+    Ok(history.write(&mutations))
+}
+
+fn resolved(history: &History, words: &Words<'_>) -> Result<String, ActionError> {
+    let (snapshot, _) = history.snapshot();
+    let limit = words.number("limit").map_or(usize::MAX, |n| usize::try_from(n).expect("small"));
+    let id = transaction(words).id;
+    let page = resolve(&*snapshot, id, &span(words), at(words, "at"), limit)?;
+    history.write(&page.mutations);
+    Ok(settled(&page))
+}
+
+fn asked_of_keys(history: &History, words: &Words<'_>) -> Result<String, ActionError> {
+    let (snapshot, _) = history.snapshot();
+    let id = transaction(words).id;
+    let keys = &words.bare[2..];
+    let (found, mutations) = states(&*snapshot, id, keys, words.has("roll_back_absent"))?;
+    history.write(&mutations);
+    let lines = keys.iter().zip(found).map(|(key, state)| format!("{key}: {}", of(state)));
+    Ok(lines.collect::<Vec<_>>().join("\n"))
+}
+
+fn checked(history: &History, words: &Words<'_>) -> Result<String, ActionError> {
+    let (snapshot, tombstones) = history.snapshot();
+    let txn = transaction(words);
+    let bound =
+        |name| words.named.get(name).map_or(Vec::new(), |key: &&str| key.as_bytes().to_vec());
+    let spans: Vec<_> = words
+        .has("from")
+        .then(|| Span { start: bound("from"), end: bound("to") })
+        .into_iter()
+        .collect();
+    let keys: Vec<_> = words.bare[2..].iter().filter(|key| **key != "-").collect();
+    let times = (txn.snapshot_ts, at(words, "at").expect("at="));
+    check_reads(&*snapshot, &tombstones, txn.id, times, &keys, &spans)?;
+    Ok("unchanged".to_owned())
 }
 
 fn plans(
