@@ -8,9 +8,11 @@
 
 mod action;
 mod actor;
+mod waits;
 
 pub use action::{Action, Done};
 pub use actor::Actor;
+pub use waits::Waits;
 
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,8 @@
+//! Deadlocks among pessimistic transactions.
+//!
+//! Owns: the graph of who waits for whom (on the node that leads the first range), and what this node tells
+//! of it. Must not know: intents, latches.
+
+mod graph;
+
+pub use graph::{Deadlock, EDGES_MAX, Graph};
