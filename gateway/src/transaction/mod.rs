@@ -10,6 +10,7 @@ mod fate;
 mod obstacle;
 mod ranges;
 mod reads;
+mod spans;
 mod status;
 mod steps;
 mod token;

@@ -4,13 +4,17 @@ use crate::access::Refusal;
 use crate::latch::Scope;
 use crate::read::View;
 use bytes::Bytes;
-use rangedb_mvcc::Mutation;
+use rangedb_engine::Snapshot;
+use rangedb_mvcc::{Mutation, Value};
 use rangedb_mvcc::txn::{
-    ActionError, KeyState, Plan, Status, StatusQuery, Transaction, Want, check_reads, commit,
+    ActionError, Hold, KeyState, Plan, Status, StatusQuery, Transaction, Want, check_reads, commit,
     finish, plan, renew, resolve, resolve_keys, roll_back, states, status,
 };
 use rangedb_types::{Span, Timestamp};
 
+/// Intents that one page of `FirmUp` makes firm, and that `CommitSpan` commits.
+const FIRM_AT_ONCE: usize = 256;
+const TOO_MANY: &str = "too many keys for one round";
 /// Intents that one page of `Resolve` settles.
 const RESOLVED_AT_ONCE: usize = 512;
 
@@ -67,6 +71,22 @@ pub enum Action {
         keys: Vec<Bytes>,
         commit_ts: Option<Timestamp>,
     },
+    /// Places tentative intents, and gives back what is there.
+    Acquire {
+        transaction: Transaction,
+        writes: Vec<(Bytes, Want)>,
+    },
+    /// Makes a page of tentative intents firm.
+    FirmUp {
+        transaction: Transaction,
+        span: Span,
+    },
+    /// Turns all tentative intents of a span into versions, if they are few enough: for transactions all of whose keys
+    /// lie in one range.
+    CommitSpan {
+        transaction: Transaction,
+        span: Span,
+    },
     Renew {
         id: Timestamp,
         primary: Bytes,
@@ -87,6 +107,10 @@ pub enum Action {
 pub enum Done {
     /// The greatest least commit timestamp of its intents.
     Prewritten(Timestamp),
+    /// Of a page: the greatest least commit timestamp, and where the next page begins.
+    Firm { least: Timestamp, resume: Option<Bytes> },
+    /// The newest committed values, and a timestamp at which they are the newest.
+    Acquired { values: Vec<Option<Value>>, version: Timestamp },
     Committed(Timestamp),
     Status(Status),
     States(Vec<KeyState>),
@@ -101,6 +125,9 @@ pub(super) enum Looked {
     Ready { mutations: Vec<Mutation>, version: Timestamp, done: Done },
     /// To be stamped first.
     Unstamped(Vec<Plan>),
+    /// The same, of a page of a span.
+    Page { plans: Vec<Plan>, resume: Option<Bytes> },
+    Held(Vec<Hold>),
 }
 
 impl Action {
@@ -110,7 +137,10 @@ impl Action {
             Scope::keys(writes.iter().map(|(key, _)| key.clone()).collect())
         };
         Some(match self {
-            Self::Prewrite { writes, .. } | Self::CommitAtOnce { writes, .. } => keys(writes),
+            Self::Prewrite { writes, .. }
+            | Self::CommitAtOnce { writes, .. }
+            | Self::Acquire { writes, .. } => keys(writes),
+            Self::FirmUp { span, .. } | Self::CommitSpan { span, .. } => Scope::Span(span.clone()),
             Self::Commit { keys, .. }
             | Self::RollBack { keys, .. }
             | Self::ResolveKeys { keys, .. }
@@ -128,12 +158,14 @@ impl Action {
     #[must_use]
     pub fn span(&self) -> Span {
         match self {
-            Self::Resolve { span, .. } => span.clone(),
+            Self::Resolve { span, .. }
+            | Self::FirmUp { span, .. }
+            | Self::CommitSpan { span, .. } => span.clone(),
             Self::Status { query, .. } => Span::of_key(&query.primary),
             Self::Renew { primary, .. } | Self::Finish { primary, .. } => Span::of_key(primary),
-            Self::Prewrite { writes, .. } | Self::CommitAtOnce { writes, .. } => {
-                around(writes.iter().map(|(key, _)| key))
-            }
+            Self::Prewrite { writes, .. }
+            | Self::CommitAtOnce { writes, .. }
+            | Self::Acquire { writes, .. } => around(writes.iter().map(|(key, _)| key)),
             Self::Commit { keys, .. }
             | Self::RollBack { keys, .. }
             | Self::ResolveKeys { keys, .. }
@@ -149,7 +181,9 @@ impl Action {
     #[must_use]
     pub fn extent(&self) -> (Bytes, usize) {
         let bytes = match self {
-            Self::Prewrite { writes, .. } | Self::CommitAtOnce { writes, .. } => writes
+            Self::Prewrite { writes, .. }
+            | Self::CommitAtOnce { writes, .. }
+            | Self::Acquire { writes, .. } => writes
                 .iter()
                 .map(|(key, want)| match want {
                     Want::Put(value) => key.len() + value.len(),
@@ -211,6 +245,32 @@ impl Action {
                 let mutations = resolve_keys(snapshot, *id, keys, *commit_ts)?;
                 ready(mutations, commit_ts.unwrap_or_default(), Done::Nothing)
             }
+            Self::Acquire { transaction, writes } => {
+                let tombstones = &view.specials.tombstones;
+                let holds = writes.iter().map(|(key, want)| {
+                    acquire(snapshot, tombstones, transaction, key.clone(), want.clone())
+                });
+                let holds: Vec<_> = holds.collect::<Result<_, _>>()?;
+                if transaction.id <= view.specials.safe_point {
+                    return Err(TOO_OLD);
+                }
+                Ok(Looked::Held(holds))
+            }
+            Self::FirmUp { transaction, span } => own_page(snapshot, transaction, span),
+            Self::CommitSpan { transaction, span } => {
+                let looked = own_page(snapshot, transaction, span)?;
+                let Looked::Page { plans, resume: None } = &looked else {
+                    return Err(Refusal::Invalid(TOO_MANY.to_owned()));
+                };
+                if plans.iter().all(|plan| plan.key() != transaction.primary) {
+                    // Then it was decided, or says now that it is over.
+                    let _ended =
+                        commit(snapshot, transaction.id, &transaction.primary, now, false)?;
+                    return Err(Refusal::Aborted);
+                }
+                refuse_firm(plans)?;
+                Ok(looked)
+            }
             Self::Renew { id, primary, lifetime_ms } => {
                 let mutations = renew(snapshot, *id, primary, *lifetime_ms)?;
                 ready(mutations, Timestamp::ZERO, Done::Nothing)
@@ -246,6 +306,49 @@ impl Action {
             _ => unreachable!("only these make plans"),
         }
     }
+
+    /// The same for a page of a span.
+    pub(super) fn stamp_page(
+        self,
+        plans: Vec<Plan>,
+        resume: Option<Bytes>,
+        version: Timestamp,
+    ) -> (Vec<Mutation>, Done) {
+        match self {
+            Self::FirmUp { transaction, .. } => {
+                let least = plans.iter().map(|plan| plan.least_at(version)).max();
+                let mutations =
+                    plans.into_iter().flat_map(|plan| plan.intent(&transaction, version, None));
+                let least = least.unwrap_or_default();
+                (mutations.collect(), Done::Firm { least, resume })
+            }
+            Self::CommitSpan { transaction, .. } => {
+                let versions =
+                    plans.into_iter().flat_map(|plan| plan.version(&transaction, version));
+                (versions.collect(), Done::Committed(version))
+            }
+            _ => unreachable!("only these have pages"),
+        }
+    }
+
+    /// What is proposed for holds at a timestamp.
+    pub(super) fn stamp_holds(self, holds: Vec<Hold>, version: Timestamp) -> (Vec<Mutation>, Done) {
+        let Self::Acquire { transaction, .. } = self else { unreachable!("only it makes holds") };
+        let values = holds.iter().map(|hold| hold.value.clone()).collect();
+        let mutations = holds.into_iter().flat_map(|hold| hold.intent(&transaction, version));
+        (mutations.collect(), Done::Acquired { values, version })
+    }
+}
+
+/// A page of a transaction's own intents in a span, to be made firm or committed.
+fn own_page(
+    snapshot: &dyn Snapshot,
+    transaction: &Transaction,
+    span: &Span,
+) -> Result<Looked, Refusal> {
+    let page = intents_of(snapshot, transaction.id, span, FIRM_AT_ONCE)?;
+    let plans = page.intents.into_iter().map(|(key, lock)| firm_up(Bytes::from(key), lock));
+    Ok(Looked::Page { plans: plans.collect(), resume: page.resume.map(Bytes::from) })
 }
 
 /// What is to be written, if nothing stands in the way. That the transaction was committed or rolled back
@@ -274,13 +377,21 @@ fn plans(
     if transaction.id <= view.specials.safe_point && plans.iter().any(Plan::is_new) {
         return Err(TOO_OLD);
     }
-    let firm = plans.iter().find_map(|plan| Some((plan.key(), plan.firm()?)));
-    if let Some((key, lock)) = firm.filter(|_| at_once) {
-        // It may be committed by now, at another timestamp: its primary knows.
-        let key = Bytes::copy_from_slice(key);
-        return Err(Refusal::KeyLocked { key, lock: Box::new(lock.clone()) });
+    if at_once {
+        refuse_firm(&plans)?;
     }
     Ok(plans)
+}
+
+/// A firm intent of the own transaction: it may be committed by now, at another timestamp. Its primary knows.
+fn refuse_firm(plans: &[Plan]) -> Result<(), Refusal> {
+    match plans.iter().find_map(|plan| Some((plan.key(), plan.firm()?))) {
+        Some((key, lock)) => {
+            let key = Bytes::copy_from_slice(key);
+            Err(Refusal::KeyLocked { key, lock: Box::new(lock.clone()) })
+        }
+        None => Ok(()),
+    }
 }
 
 fn around<'a>(keys: impl Iterator<Item = &'a Bytes> + Clone) -> Span {

@@ -85,9 +85,15 @@ impl Actor {
                 timeout_at(deadline, settled).await.map_err(|_| LATE)?.map_err(|_| LATE)??;
                 Ok(done)
             }
-            Looked::Unstamped(plans) => {
+            looked => {
                 let in_flight = self.stamp(&target, deadline).await?;
-                let (mutations, done) = action.stamp(plans, in_flight.version());
+                let version = in_flight.version();
+                let (mutations, done) = match looked {
+                    Looked::Unstamped(plans) => action.stamp(plans, version),
+                    Looked::Page { plans, resume } => action.stamp_page(plans, resume, version),
+                    Looked::Held(holds) => action.stamp_holds(holds, version),
+                    Looked::Ready { .. } => unreachable!("matched above"),
+                };
                 if mutations.is_empty() {
                     return Ok(done);
                 }

@@ -4,22 +4,26 @@ use super::history::look;
 use super::place::{check, value_mutations};
 use super::{Result, Transaction, Want};
 use crate::key::encode_key;
-use crate::record::LockKind;
+use crate::read::get_committed;
+use crate::record::{LockKind, LockRecord};
 use crate::{Mutation, TombstoneSet, Value};
 use bytes::Bytes;
 use rangedb_engine::{Family, Snapshot};
 use rangedb_types::Timestamp;
 
-/// A key that is the transaction's from now on.
+/// A key that may be the transaction's, once it is proposed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Acquired {
-    pub mutations: Vec<Mutation>,
+pub struct Hold {
+    key: Bytes,
+    /// `None`: the own intent stays as it is.
+    want: Option<Want>,
+    own: Option<LockRecord>,
     /// The newest committed value: nobody changes it until the transaction is over.
     pub value: Option<Value>,
 }
 
-/// Places a tentative intent, or changes what the own one says. A call with a smaller sequence number than
-/// the intent's came late and changes nothing.
+/// Looks whether a tentative intent may be placed, or the own one changed. A call with a smaller sequence
+/// number than the intent's came late and changes nothing.
 ///
 /// # Errors
 /// `KeyLocked`, `WriteConflict` (if the transaction has a snapshot), `Aborted`, `Committed`.
@@ -27,31 +31,35 @@ pub fn acquire(
     snapshot: &dyn Snapshot,
     tombstones: &TombstoneSet,
     txn: &Transaction,
-    key: &Bytes,
-    want: &Want,
-    least: Timestamp,
-) -> Result<Acquired> {
-    let own = check(look(snapshot, tombstones, key, txn.id)?, txn, key)?;
-    let mutations = match &own {
-        Some(own) if own.sequence >= txn.sequence || !own.tentative => Vec::new(),
+    key: Bytes,
+    want: Want,
+) -> Result<Hold> {
+    let own = check(look(snapshot, tombstones, &key, txn.id)?, txn, &key)?;
+    let want = match &own {
+        Some(own) if own.sequence >= txn.sequence || !own.tentative => None,
         // What was written stays written; that the key is locked is true already.
-        Some(_) if want.kind() == LockKind::Check => Vec::new(),
-        own => {
-            let mut mutations = value_mutations(key, txn.id, want, own.as_ref());
-            let least = own.as_ref().map_or(least, |own| own.min_commit_ts.max(least));
-            let lifetime_ms =
-                own.as_ref().map_or(txn.lifetime_ms, |own| own.lifetime_ms.max(txn.lifetime_ms));
-            let lock =
-                crate::record::LockRecord { lifetime_ms, ..txn.lock(want, least, true, None) };
-            mutations.push(Mutation::put(Family::Lock, encode_key(key), lock.encode()));
-            mutations
-        }
+        Some(_) if want.kind() == LockKind::Check => None,
+        _ => Some(want),
     };
     // The own intent is no obstacle to its owner.
-    let value = newest(snapshot, tombstones, key)?;
-    Ok(Acquired { mutations, value })
+    let value = get_committed(snapshot, tombstones, &key, Timestamp::MAX)?;
+    Ok(Hold { key, want, own, value })
 }
 
-fn newest(snapshot: &dyn Snapshot, tombstones: &TombstoneSet, key: &[u8]) -> Result<Option<Value>> {
-    Ok(crate::read::get_committed(snapshot, tombstones, key, Timestamp::MAX)?)
+impl Hold {
+    /// The tentative intent, unless it is there.
+    #[must_use]
+    pub fn intent(self, txn: &Transaction, least: Timestamp) -> Vec<Mutation> {
+        let Self { key, want, own, .. } = self;
+        let Some(want) = want else { return Vec::new() };
+        let mut mutations = value_mutations(&key, txn.id, &want, own.as_ref());
+        let mut lock = txn.lock(&want, least, true, None);
+        if let Some(own) = own {
+            // What others were promised, and what it was granted, stays so.
+            lock.min_commit_ts = lock.min_commit_ts.max(own.min_commit_ts);
+            lock.lifetime_ms = lock.lifetime_ms.max(own.lifetime_ms);
+        }
+        mutations.push(Mutation::put(Family::Lock, encode_key(&key), lock.encode()));
+        mutations
+    }
 }

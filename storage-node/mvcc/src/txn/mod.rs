@@ -14,11 +14,11 @@ mod reads;
 mod settle;
 mod status;
 
-pub use acquire::{Acquired, acquire};
+pub use acquire::{Hold, acquire};
 pub use history::intent_of;
 pub use place::{Plan, Want, firm_up, plan};
 pub use reads::check_reads;
-pub use settle::{Settled, commit, finish, intents_below, resolve, resolve_keys, roll_back};
+pub use settle::{Settled, commit, intents_of, finish, intents_below, resolve, resolve_keys, roll_back};
 pub use status::{KeyState, Status, StatusQuery, renew, states, status};
 
 use crate::MvccError;

@@ -115,6 +115,19 @@ fn settled(key: &[u8], lock: &LockRecord, commit_ts: Option<Timestamp>) -> Vec<M
     }
 }
 
+/// The intents of one transaction in a span, at most `limit` a page.
+///
+/// # Errors
+/// Engine errors and damage.
+pub fn intents_of(
+    snapshot: &dyn Snapshot,
+    id: Timestamp,
+    span: &Span,
+    limit: usize,
+) -> Result<Settled> {
+    walk(snapshot, span, limit, |lock| lock.start_ts == id)
+}
+
 /// Intents of a span whose transactions began at or below a timestamp.
 ///
 /// # Errors

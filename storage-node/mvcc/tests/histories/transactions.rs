@@ -173,10 +173,12 @@ fn acquired(history: &History, words: &Words<'_>) -> Result<String, ActionError>
     for word in &words.bare[2..] {
         let (snapshot, tombstones) = history.snapshot();
         let (key, want) = wanted(word);
-        let acquired = acquire(&*snapshot, &tombstones, &txn, &key, &want, least)?;
-        history.write(&acquired.mutations);
-        let changed = if acquired.mutations.is_empty() { ", no change" } else { "" };
-        lines.push(format!("{}: {}{changed}", text(&key), show(acquired.value.as_ref())));
+        let hold = acquire(&*snapshot, &tombstones, &txn, key.clone(), want)?;
+        let value = show(hold.value.as_ref());
+        let mutations = hold.intent(&txn, least);
+        history.write(&mutations);
+        let changed = if mutations.is_empty() { ", no change" } else { "" };
+        lines.push(format!("{}: {value}{changed}", text(&key)));
     }
     Ok(lines.join("\n"))
 }
