@@ -131,6 +131,13 @@ mod tests {
     #[test]
     fn every_command_is_understood() {
         for line in [
+            "x batch put a b c d",
+            "x batch delete a b",
+            "x batch apply -",
+            "x txn begin --isolation read_committed --timeout 5s",
+            "x txn put k v --id 7",
+            "x txn commit",
+            "x get k --at 7",
             "x put k v",
             "x put k -5",
             "x put k v --if-absent",
@@ -209,8 +216,10 @@ mod tests {
             "x admin ranges verify 1 --all",
             "x dev --nodes 0",
             // Not there yet.
-            "x txn begin",
-            "x batch put a b",
+            "x txn begin --isolation strict",
+            "x txn put k",
+            "x batch put a",
+            "x batch apply",
             "x watch a",
             "x shell",
             "x admin nodes drain",

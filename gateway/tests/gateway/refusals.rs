@@ -59,7 +59,8 @@ async fn bad_requests_get_canonical_codes_and_fields() {
         "context.request_id",
     ));
     let request = PutRequest { context: Some(transaction), ..put(b"k", Vec::new()) };
-    refused.push((rpc.put(request).await.unwrap_err(), Code::Unimplemented, "transaction"));
+    let status = rpc.put(request).await.unwrap_err();
+    refused.push((status, Code::InvalidArgument, "context.transaction"));
     let request = GetRequest { context: Some(stale), ..get(b"k") };
     refused.push((rpc.get(request).await.unwrap_err(), Code::Unimplemented, "stale"));
     refused.push((
