@@ -11,13 +11,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use rangedb_client::{Isolation, RangeQuery, SavedTransaction, TransactionOptions, Version};
-use rangedb_service::Period;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 #[derive(Debug, clap::Args)]
 pub struct TxnArguments {
@@ -27,14 +25,11 @@ pub struct TxnArguments {
 
 #[derive(Debug, clap::Subcommand)]
 enum TxnCommand {
-    /// Begin a transaction; prints its id
+    /// Begin a transaction, which may take as long as --timeout says [default: 60s]; prints its id
     Begin {
         /// How it is kept apart from others
         #[arg(long, value_enum, default_value_t)]
         isolation: Level,
-        /// How long it may take, such as 30s or 5m [default: 60s]
-        #[arg(long, value_name = "TIME")]
-        timeout: Option<Period>,
     },
     /// Write one key at the commit
     Put {
@@ -136,8 +131,8 @@ struct BegunJson {
 pub async fn run(arguments: TxnArguments, options: &Options) -> Result<(), Failure> {
     let folder = folder()?;
     match arguments.command {
-        TxnCommand::Begin { isolation, timeout } => {
-            let timeout = timeout.map_or(Duration::ZERO, Period::get);
+        TxnCommand::Begin { isolation } => {
+            let timeout = options.timeout.unwrap_or_default();
             let wanted = TransactionOptions { isolation: isolation.into(), timeout };
             let begun = client(options).await?.begin(wanted).await?;
             store(&folder, &begun.save())?;
