@@ -116,7 +116,8 @@ pub fn exit_of(status: &Status, effect: Effect) -> Exit {
             | Kind::KeyLocked(_)
             | Kind::TransactionAborted(_)
             | Kind::TransactionExpired(_)
-            | Kind::TransactionCommitted(_) => Exit::NotMet,
+            | Kind::TransactionCommitted(_)
+            | Kind::Deadlock(_) => Exit::NotMet,
             Kind::RangeUnavailable(_) | Kind::Overloaded(_) | Kind::PlacementUnavailable(_) => {
                 Exit::Unavailable
             }

@@ -169,7 +169,8 @@ fn judge_detail(code: Code, message: &str, detail: &ErrorDetail) -> Option<Verdi
             Kind::WriteConflict(_)
             | Kind::TransactionAborted(_)
             | Kind::TransactionExpired(_)
-            | Kind::TransactionCommitted(_),
+            | Kind::TransactionCommitted(_)
+            | Kind::Deadlock(_),
         ) => Verdict::Final(Error::Conflict { message }),
         Some(Kind::KeyLocked(_)) => Verdict::NotApplied(Error::Conflict { message }),
         Some(Kind::NotImplemented(_)) => Verdict::Final(Error::NotImplemented { message }),

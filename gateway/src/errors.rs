@@ -45,6 +45,9 @@ pub enum Failure {
     /// Somebody wrote the key after the transaction's snapshot.
     #[error("the key was written at {version}, after the transaction had begun; run it again")]
     WriteConflict { key: Bytes, version: Timestamp },
+    /// It waited in a cycle, and is the youngest of it: each waits for the next, the last for the first.
+    #[error("a deadlock: {}; run it again", .cycle.iter().map(ToString::to_string).collect::<Vec<_>>().join(" waits for "))]
+    Deadlock { cycle: Vec<Timestamp> },
     #[error("the transaction was rolled back; run it again")]
     Aborted,
     #[error("the transaction took longer than its time-out; begin again")]
@@ -89,6 +92,7 @@ impl Failure {
             Self::Fenced { .. }
             | Self::WriteConflict { .. }
             | Self::Aborted
+            | Self::Deadlock { .. }
             | Self::Expired
             | Self::Committed { .. }
             | Self::KeyLocked { .. } => Code::Aborted,
@@ -107,6 +111,7 @@ impl Failure {
             | Self::PlacementUnavailable { .. }
             | Self::WriteConflict { .. }
             | Self::Aborted
+            | Self::Deadlock { .. }
             | Self::Expired
             | Self::KeyLocked { .. }
             | Self::Overloaded => RetryAdvice::Safe,
@@ -156,6 +161,9 @@ impl Failure {
             }
             Self::KeyLocked { key, id } => {
                 Kind::KeyLocked(v1::KeyLocked { key: key.clone(), transaction_id: id.0 })
+            }
+            Self::Deadlock { cycle } => {
+                Kind::Deadlock(v1::Deadlock { cycle: cycle.iter().map(|id| id.0).collect() })
             }
             Self::Aborted => Kind::TransactionAborted(v1::TransactionAborted {}),
             Self::Expired => Kind::TransactionExpired(v1::TransactionExpired {}),

@@ -23,10 +23,13 @@ pub enum Method {
     Commit,
     Rollback,
     Batch,
+    Acquire,
+    TakeSnapshot,
+    Renew,
 }
 
 impl Method {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 14] = [
         Self::Get,
         Self::BatchGet,
         Self::Put,
@@ -38,6 +41,9 @@ impl Method {
         Self::Commit,
         Self::Rollback,
         Self::Batch,
+        Self::Acquire,
+        Self::TakeSnapshot,
+        Self::Renew,
     ];
 
     const fn name(self) -> &'static str {
@@ -53,6 +59,9 @@ impl Method {
             Self::Commit => "commit",
             Self::Rollback => "rollback",
             Self::Batch => "batch",
+            Self::Acquire => "acquire",
+            Self::TakeSnapshot => "take_snapshot",
+            Self::Renew => "renew",
         }
     }
 }
@@ -60,8 +69,8 @@ impl Method {
 /// Handles that are resolved once, so that the hot path looks nothing up.
 pub struct Metrics {
     requests: IntCounterVec,
-    requests_ok: [IntCounter; 11],
-    durations: [Histogram; 11],
+    requests_ok: [IntCounter; 14],
+    durations: [Histogram; 14],
     pub retries: IntCounterVec,
     pub routes_found: IntCounter,
     pub routes_missed: IntCounter,

@@ -6,14 +6,18 @@ use crate::deadline;
 use crate::dispatch::Dispatcher;
 use crate::errors::Failure;
 use crate::metrics::Method;
-use crate::transaction::{AtKey as _, Isolation, Reads, Token, Tokens, Want, Write, commit, end};
+use crate::transaction::{
+    AtKey as _, Held, Isolation, Reads, Token, Tokens, Want, Write, acquire, commit, commit_held,
+    end, renew, roll_back_held,
+};
 use crate::validation;
 use bytes::Bytes;
 use rangedb_proto::v1::transaction_write::Want as WireWant;
 use rangedb_proto::v1::transactions_server::Transactions;
 use rangedb_proto::v1::{
-    self, BeginRequest, BeginResponse, CommitRequest, CommitResponse, RequestContext,
-    RollbackRequest, RollbackResponse,
+    self, AcquireRequest, AcquireResponse, AcquiredValue, BeginRequest, BeginResponse,
+    CommitRequest, CommitResponse, RenewRequest, RenewResponse, RequestContext, RollbackRequest,
+    RollbackResponse, TakeSnapshotRequest, TakeSnapshotResponse,
 };
 use rangedb_types::Timestamp;
 use rangedb_types::limits::BATCH_BYTES_MAX;
@@ -96,12 +100,6 @@ impl TransactionsService {
     async fn do_begin(&self, request: Request<BeginRequest>) -> Result<BeginResponse, Failure> {
         let deadline = deadline::of_call(request.metadata(), self.request_timeout)?;
         let request = request.into_inner();
-        if request.pessimistic {
-            return Err(Failure::NotImplemented {
-                feature: "pessimistic",
-                message: "pessimistic transactions are not served yet".to_owned(),
-            });
-        }
         let isolation = match request.isolation() {
             v1::Isolation::Unspecified | v1::Isolation::Snapshot => Isolation::Snapshot,
             v1::Isolation::ReadCommitted => Isolation::ReadCommitted,
@@ -116,7 +114,9 @@ impl TransactionsService {
             return Err(Failure::invalid("timeout_ms", words));
         }
         let id = self.dispatcher.timestamp(deadline).await?;
-        let token = self.tokens.sign(Token { id, isolation, timeout }, deadline).await?;
+        let held = request.pessimistic.then(Held::default);
+        let token = Token { id, isolation, timeout, held };
+        let token = self.tokens.sign(&token, deadline).await?;
         Ok(BeginResponse { token, id: id.0 })
     }
 
@@ -136,6 +136,9 @@ impl TransactionsService {
             _ => None,
         };
         let writes = brought.writes.in_order()?;
+        if token.held.is_some() {
+            return self.commit_held(token, writes, reads, deadline).await;
+        }
         if writes.is_empty() {
             // A snapshot is as good as a serial place of its own.
             return Ok(CommitResponse { version: token.id.0 });
@@ -151,6 +154,81 @@ impl TransactionsService {
         Ok(CommitResponse { version: version.0 })
     }
 
+    async fn commit_held(
+        &self,
+        token: Token,
+        writes: Vec<Write>,
+        reads: Option<Reads>,
+        deadline: Instant,
+    ) -> Result<CommitResponse, Failure> {
+        if !writes.is_empty() {
+            let words = "a pessimistic transaction writes with Acquire, before its Commit";
+            return Err(Failure::invalid("writes", words));
+        }
+        let now = self.now(&token, deadline).await?;
+        let dispatcher = Arc::clone(&self.dispatcher);
+        let committing =
+            async move { commit_held(&dispatcher, &token, now, reads, deadline).await };
+        let version = self.dispatcher.do_whole(committing).await?;
+        Ok(CommitResponse { version: version.0 })
+    }
+
+    /// The oracle's time, if the transaction may still go on.
+    async fn now(&self, token: &Token, deadline: Instant) -> Result<Timestamp, Failure> {
+        let now = self.dispatcher.timestamp(deadline).await?;
+        if token.is_expired(now) { Err(Failure::Expired) } else { Ok(now) }
+    }
+
+    async fn do_acquire(
+        &self,
+        request: Request<AcquireRequest>,
+    ) -> Result<AcquireResponse, Failure> {
+        let deadline = deadline::of_call(request.metadata(), self.request_timeout)?;
+        let request = request.into_inner();
+        let token = self.tokens.read(&request.token, deadline).await?;
+        let asked: Vec<Bytes> = request.writes.iter().map(|write| write.key.clone()).collect();
+        let mut writes = Writes::default();
+        for write in request.writes {
+            writes.add(write)?;
+        }
+        let writes = writes.in_order()?;
+        if writes.is_empty() {
+            return Err(Failure::invalid("writes", "no key is asked for"));
+        }
+        let keys: Vec<Bytes> = writes.iter().map(|write| write.key.clone()).collect();
+        let now = self.now(&token, deadline).await?;
+        let taken = (writes, request.read);
+        let (values, token) = acquire(&self.dispatcher, &token, now, taken, deadline).await?;
+        let values = asked.iter().filter_map(|key| keys.binary_search(key).ok()).map(|at| {
+            let value = values[at].clone();
+            AcquiredValue { found: value.found, value: value.value, version: value.version }
+        });
+        let values = values.collect();
+        Ok(AcquireResponse { token: self.tokens.sign(&token, deadline).await?, values })
+    }
+
+    async fn do_take_snapshot(
+        &self,
+        request: Request<TakeSnapshotRequest>,
+    ) -> Result<TakeSnapshotResponse, Failure> {
+        let deadline = deadline::of_call(request.metadata(), self.request_timeout)?;
+        let mut token = self.tokens.read(&request.into_inner().token, deadline).await?;
+        let now = self.now(&token, deadline).await?;
+        if let Some(held) = token.held.as_mut().filter(|held| held.snapshot.is_zero()) {
+            held.snapshot = now;
+        }
+        let version = token.held.as_ref().map_or(token.id, |held| held.snapshot).0;
+        Ok(TakeSnapshotResponse { token: self.tokens.sign(&token, deadline).await?, version })
+    }
+
+    async fn do_renew(&self, request: Request<RenewRequest>) -> Result<RenewResponse, Failure> {
+        let deadline = deadline::of_call(request.metadata(), self.request_timeout)?;
+        let token = self.tokens.read(&request.into_inner().token, deadline).await?;
+        let now = self.now(&token, deadline).await?;
+        renew(&self.dispatcher, &token, now, deadline).await?;
+        Ok(RenewResponse {})
+    }
+
     async fn do_rollback(
         &self,
         request: Request<RollbackRequest>,
@@ -158,6 +236,10 @@ impl TransactionsService {
         let deadline = deadline::of_call(request.metadata(), self.request_timeout)?;
         let request = request.into_inner();
         let token = self.tokens.read(&request.token, deadline).await?;
+        if token.held.is_some() {
+            roll_back_held(&self.dispatcher, &token, deadline).await?;
+            return Ok(RollbackResponse {});
+        }
         if !request.key.is_empty() {
             validation::key("key", &request.key)?;
             end(&self.dispatcher, token.id, &request.key, deadline).await?;
@@ -248,7 +330,13 @@ pub async fn read_version(
     if token.is_expired(dispatcher.timestamps.latest_seen()) {
         return Err(Failure::Expired);
     }
-    Ok(token.read_version())
+    let version = token.read_version();
+    if version.is_zero() && token.isolation != Isolation::ReadCommitted {
+        let words =
+            "this transaction has no snapshot yet: call TakeSnapshot, or Acquire with `read`";
+        return Err(Failure::invalid("context.transaction", words));
+    }
+    Ok(version)
 }
 
 #[tonic::async_trait]
@@ -269,6 +357,33 @@ impl Transactions for TransactionsService {
         let began = Instant::now();
         let result = self.do_commit(request).await;
         self.finish(Method::Commit, began, result)
+    }
+
+    async fn acquire(
+        &self,
+        request: Request<AcquireRequest>,
+    ) -> Result<Response<AcquireResponse>, Status> {
+        let began = Instant::now();
+        let result = self.do_acquire(request).await;
+        self.finish(Method::Acquire, began, result)
+    }
+
+    async fn take_snapshot(
+        &self,
+        request: Request<TakeSnapshotRequest>,
+    ) -> Result<Response<TakeSnapshotResponse>, Status> {
+        let began = Instant::now();
+        let result = self.do_take_snapshot(request).await;
+        self.finish(Method::TakeSnapshot, began, result)
+    }
+
+    async fn renew(
+        &self,
+        request: Request<RenewRequest>,
+    ) -> Result<Response<RenewResponse>, Status> {
+        let began = Instant::now();
+        let result = self.do_renew(request).await;
+        self.finish(Method::Renew, began, result)
     }
 
     async fn rollback(

@@ -99,7 +99,7 @@ async fn bad_contexts(client: &Client) -> Result<()> {
         RequestContext { request_id: vec![1; 16].into(), retry: true, ..Default::default() };
     refused("a retry without a seen version", rpc.put(with(blind)).await, Code::InvalidArgument)?;
     let transaction = RequestContext { transaction: "t".into(), ..Default::default() };
-    refused("a transaction", rpc.put(with(transaction)).await, Code::Unimplemented)?;
+    refused("a transaction", rpc.put(with(transaction)).await, Code::InvalidArgument)?;
     let status = CommitStatusRequest { key: "c".into(), ..Default::default() };
     refused("no request id", rpc.commit_status(status).await, Code::InvalidArgument)?;
     Ok(())

@@ -4,3 +4,4 @@ mod bank;
 mod chaos;
 mod levels;
 mod refusals;
+mod waiting;

@@ -102,6 +102,9 @@ fn judge(
         Some(Kind::WriteConflict(conflict)) => {
             Failure::WriteConflict { key: conflict.key, version: Timestamp(conflict.version) }
         }
+        Some(Kind::Deadlock(deadlock)) => {
+            Failure::Deadlock { cycle: deadlock.cycle.into_iter().map(Timestamp).collect() }
+        }
         Some(Kind::Aborted(_)) => Failure::Aborted,
         Some(Kind::Committed(committed)) => {
             Failure::Committed { version: Timestamp(committed.version) }

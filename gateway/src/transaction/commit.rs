@@ -20,9 +20,9 @@ use tokio_util::task::AbortOnDropHandle;
 /// Keys that an async commit names in its primary's intent.
 const ASYNC_KEYS_MAX: usize = 256;
 /// How long, in oracle time, intents stand of which nobody hears anything.
-const LIFETIME: Duration = Duration::from_secs(3);
+pub(super) const LIFETIME: Duration = Duration::from_secs(3);
 /// How long the clean-up behind a transaction is tried; whoever meets what it left goes on.
-const CLEAN_UP_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const CLEAN_UP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pauses before a batch is tried again that gave way to another.
 const AGAIN_FIRST: Duration = Duration::from_millis(4);
 const AGAIN_LONGEST: Duration = Duration::from_millis(200);
@@ -41,6 +41,17 @@ pub enum Want {
 pub struct Write {
     pub key: Bytes,
     pub want: Want,
+}
+
+impl Write {
+    pub(super) fn to_wire(&self) -> node_action::Write {
+        let want = match self.want.clone() {
+            Want::Put(value) => write::Want::Put(value),
+            Want::Delete => write::Want::Delete(node_action::Nothing {}),
+            Want::Check => write::Want::Check(node_action::Nothing {}),
+        };
+        node_action::Write { key: self.key.clone(), want: Some(want) }
+    }
 }
 
 impl AtKey for Write {
@@ -180,16 +191,7 @@ impl Commit {
     }
 
     fn wire(&self, part: &[usize]) -> Vec<node_action::Write> {
-        let of = |at: &usize| {
-            let Write { key, want } = self.writes[*at].clone();
-            let want = match want {
-                Want::Put(value) => write::Want::Put(value),
-                Want::Delete => write::Want::Delete(node_action::Nothing {}),
-                Want::Check => write::Want::Check(node_action::Nothing {}),
-            };
-            node_action::Write { key, want: Some(want) }
-        };
-        part.iter().map(of).collect()
+        part.iter().map(|at| self.writes[*at].to_wire()).collect()
     }
 
     /// One round of consensus.

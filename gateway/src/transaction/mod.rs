@@ -8,6 +8,7 @@
 mod commit;
 mod fate;
 mod obstacle;
+mod pessimistic;
 mod ranges;
 mod reads;
 mod spans;
@@ -17,6 +18,7 @@ mod token;
 
 pub use commit::{Reads, Want, Write, commit, write_all};
 pub use obstacle::Obstacle;
+pub use pessimistic::{acquire, commit_held, renew, roll_back_held};
 pub use ranges::AtKey;
 pub use status::{end, fate_of};
-pub use token::{Isolation, Token, Tokens};
+pub use token::{Held, Isolation, Token, Tokens};

@@ -91,8 +91,13 @@ mod tests {
         }
         let starts: Vec<_> = spans.as_slice().iter().map(|(start, _)| start.clone()).collect();
         assert_eq!(starts.len(), SPANS_MAX);
-        assert!(starts.iter().all(|start| start.starts_with(b"account") || start.starts_with(b"transfer")));
-        let across = |(start, end): &(Bytes, Bytes)| start.starts_with(b"a") && end.starts_with(b"t");
+        assert!(
+            starts
+                .iter()
+                .all(|start| start.starts_with(b"account") || start.starts_with(b"transfer"))
+        );
+        let across =
+            |(start, end): &(Bytes, Bytes)| start.starts_with(b"a") && end.starts_with(b"t");
         assert!(!spans.as_slice().iter().any(across));
     }
 
@@ -110,7 +115,9 @@ mod tests {
                 keys.push(key);
                 let found = spans.as_slice();
                 assert!(found.len() <= SPANS_MAX);
-                assert!(found.windows(2).all(|pair| !pair[0].1.is_empty() && pair[0].1 < pair[1].0));
+                assert!(
+                    found.windows(2).all(|pair| !pair[0].1.is_empty() && pair[0].1 < pair[1].0)
+                );
                 for key in &keys {
                     assert!(found.iter().any(|(start, end)| contains(start, end, key)));
                 }

@@ -3,12 +3,13 @@
 //! Layout: a format byte, the message, 32 bytes of HMAC-SHA256 (RFC 2104) over both. The secret is the
 //! cluster's: a token of another cluster, or one that was altered, is refused.
 
+use super::spans::Spans;
 use crate::errors::Failure;
 use bytes::Bytes;
 use parking_lot::RwLock;
 use prost::Message as _;
 use rangedb_placement_client::PlacementClient;
-use rangedb_proto::internal::v1::{TokenKeyRequest, TransactionToken};
+use rangedb_proto::internal::v1::{TokenKeyRequest, TokenSpan, TransactionToken};
 use rangedb_types::Timestamp;
 use ring::hmac;
 use std::sync::Arc;
@@ -27,12 +28,29 @@ pub enum Isolation {
 }
 
 /// A transaction as a gateway knows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token {
-    /// Also what it reads at.
+    /// Also what an optimistic one reads at.
     pub id: Timestamp,
     pub isolation: Isolation,
     pub timeout: Duration,
+    /// Of a pessimistic one.
+    pub held: Option<Held>,
+}
+
+/// What a pessimistic transaction has so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// The key that decides; empty until there is one.
+    pub primary: Bytes,
+    /// What it reads at; zero: it has not read yet.
+    pub snapshot: Timestamp,
+    /// Calls that placed intents.
+    pub calls: u32,
+    /// Keys in them, counted again if they came again.
+    pub keys: u32,
+    /// Where its intents are.
+    pub spans: Spans,
 }
 
 impl Token {
@@ -42,12 +60,13 @@ impl Token {
         now.since(self.id) > self.timeout
     }
 
-    /// Reads at this version; zero: the latest.
+    /// Reads at this version; zero: the latest, or a pessimistic one that has no snapshot yet.
     #[must_use]
-    pub const fn read_version(&self) -> Timestamp {
-        match self.isolation {
-            Isolation::ReadCommitted => Timestamp::ZERO,
-            Isolation::Snapshot | Isolation::Serializable => self.id,
+    pub fn read_version(&self) -> Timestamp {
+        match (self.isolation, &self.held) {
+            (Isolation::ReadCommitted, _) => Timestamp::ZERO,
+            (Isolation::Snapshot | Isolation::Serializable, None) => self.id,
+            (Isolation::Snapshot | Isolation::Serializable, Some(held)) => held.snapshot,
         }
     }
 }
@@ -66,7 +85,7 @@ impl Tokens {
 
     /// # Errors
     /// `PlacementUnavailable` if the secret is not known yet.
-    pub async fn sign(&self, token: Token, deadline: Instant) -> Result<Bytes, Failure> {
+    pub async fn sign(&self, token: &Token, deadline: Instant) -> Result<Bytes, Failure> {
         Ok(signed(&self.key(deadline).await?, token))
     }
 
@@ -96,7 +115,9 @@ impl Tokens {
     }
 }
 
-fn signed(key: &hmac::Key, token: Token) -> Bytes {
+fn signed(key: &hmac::Key, token: &Token) -> Bytes {
+    let held = token.held.clone().unwrap_or_default();
+    let spans = held.spans.as_slice().iter().cloned();
     let message = TransactionToken {
         id: token.id.0,
         isolation: match token.isolation {
@@ -105,6 +126,12 @@ fn signed(key: &hmac::Key, token: Token) -> Bytes {
             Isolation::Serializable => 3,
         },
         timeout_ms: u64::try_from(token.timeout.as_millis()).unwrap_or(u64::MAX),
+        pessimistic: token.held.is_some(),
+        primary: held.primary,
+        snapshot_version: held.snapshot.0,
+        calls: held.calls,
+        keys: held.keys,
+        spans: spans.map(|(start, end)| TokenSpan { start, end }).collect(),
     };
     let mut bytes = vec![FORMAT];
     bytes.extend(message.encode_to_vec());
@@ -117,6 +144,14 @@ fn verified(key: &hmac::Key, token: &[u8]) -> Option<Token> {
     let (signed, signature) = token.split_at_checked(token.len().checked_sub(SIGNATURE_BYTES)?)?;
     hmac::verify(key, signed, signature).ok()?;
     let message = TransactionToken::decode(signed.strip_prefix(&[FORMAT])?).ok()?;
+    let spans = message.spans.into_iter().map(|span| (span.start, span.end)).collect();
+    let held = Held {
+        primary: message.primary,
+        snapshot: Timestamp(message.snapshot_version),
+        calls: message.calls,
+        keys: message.keys,
+        spans: Spans::new(spans),
+    };
     Some(Token {
         id: Timestamp(message.id),
         isolation: match message.isolation {
@@ -126,6 +161,7 @@ fn verified(key: &hmac::Key, token: &[u8]) -> Option<Token> {
             _ => return None,
         },
         timeout: Duration::from_millis(message.timeout_ms),
+        held: message.pessimistic.then_some(held),
     })
 }
 
@@ -140,17 +176,25 @@ mod tests {
             id: Timestamp(12_345),
             isolation: Isolation::Serializable,
             timeout: Duration::from_secs(60),
+            held: None,
         };
-        let bytes = signed(&key(1), token);
-        assert!(bytes.len() < 100);
+        assert_eq!(verified(&key(1), &signed(&key(1), &token)), Some(token.clone()));
+        let mut spans = Spans::default();
+        (0..40_u8).for_each(|number| spans.add(&[number * 5; 300]));
+        let primary = Bytes::from(vec![7; super::super::pessimistic::PRIMARY_BYTES_MAX]);
+        let held =
+            Held { primary, snapshot: Timestamp(12_346), calls: u32::MAX, keys: u32::MAX, spans };
+        let token = Token { held: Some(held), ..token };
+        let bytes = signed(&key(1), &token);
+        assert!(bytes.len() <= 4096, "{} bytes", bytes.len());
         assert_eq!(verified(&key(1), &bytes), Some(token));
         assert_eq!(verified(&key(2), &bytes), None, "another cluster");
-        for at in 0..bytes.len() {
+        for at in (0..bytes.len()).step_by(97) {
             let mut altered = bytes.to_vec();
             altered[at] ^= 1;
             assert_eq!(verified(&key(1), &altered), None);
         }
-        for length in 0..bytes.len() {
+        for length in (0..bytes.len()).step_by(97) {
             assert_eq!(verified(&key(1), &bytes[..length]), None);
         }
     }

@@ -40,6 +40,9 @@ pub enum Refusal {
     KeyLocked { key: Bytes, lock: Box<LockRecord> },
     #[error("the key was written at {version}, after the transaction's snapshot")]
     WriteConflict { key: Bytes, version: Timestamp },
+    /// The transaction is the youngest of a cycle in which each waits for the next.
+    #[error("a deadlock: {}", .cycle.iter().map(ToString::to_string).collect::<Vec<_>>().join(" waits for "))]
+    Deadlock { cycle: Vec<Timestamp> },
     #[error("the transaction was rolled back")]
     Aborted,
     #[error("the transaction was committed at {version}")]
@@ -66,6 +69,7 @@ impl Refusal {
             Self::Corrupt(_) => "corrupt",
             Self::KeyLocked { .. } => "key_locked",
             Self::WriteConflict { .. } => "write_conflict",
+            Self::Deadlock { .. } => "deadlock",
             Self::Aborted => "aborted",
             Self::Committed { .. } => "committed",
             Self::CommitTooEarly { .. } => "commit_too_early",

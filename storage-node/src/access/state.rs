@@ -3,6 +3,7 @@
 use super::Traffic;
 use crate::latch::Latches;
 use crate::read::{IntentHint, SpecialsCache};
+use crate::txn::Waits;
 use crate::write::Stamps;
 use parking_lot::RwLock;
 use rangedb_types::{RangeId, ReplicaId};
@@ -16,6 +17,7 @@ pub struct RangeState {
     pub stamps: Arc<Stamps>,
     pub specials: SpecialsCache,
     pub intents: IntentHint,
+    pub waits: Waits,
     pub traffic: Traffic,
 }
 
@@ -27,6 +29,7 @@ impl RangeState {
             stamps: Arc::default(),
             specials: SpecialsCache::default(),
             intents: IntentHint::default(),
+            waits: Waits::default(),
             traffic: Traffic::default(),
         }
     }
@@ -64,6 +67,10 @@ impl RangeStates {
     #[must_use]
     pub fn get(&self, range_id: RangeId) -> Option<Arc<RangeState>> {
         self.states.read().get(&range_id).cloned()
+    }
+
+    pub fn for_each(&self, mut visit: impl FnMut(&RangeState)) {
+        self.states.read().values().for_each(|state| visit(state));
     }
 
     /// Forgets ranges that `keep` does not know any more.

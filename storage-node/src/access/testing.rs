@@ -2,6 +2,7 @@
 //! engine and a counter for an oracle.
 
 use super::{RangeAccess, RangeStates, Ranges, Refusal, Timestamps};
+use crate::deadlock::Reporter;
 use crate::read::{ReadPool, Reader};
 use crate::service::DataPlane;
 use crate::store::{Leadership, ProposeError, ReadError};
@@ -321,7 +322,7 @@ impl TestNode {
         let tasks = TaskTracker::new();
         let reader = Reader::new(engine, pool, Arc::clone(&timestamps), tasks.clone());
         let writer = Writer::new(Arc::clone(&reader), Arc::clone(&timestamps));
-        let actor = Actor::new(Arc::clone(&reader), timestamps);
+        let actor = Actor::new(Arc::clone(&reader), timestamps, Arc::new(Reporter::default()));
         let plane = DataPlane::new(
             Arc::clone(&ranges),
             Arc::clone(&states),

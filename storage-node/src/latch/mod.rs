@@ -31,6 +31,15 @@ pub enum Scope {
 }
 
 impl Scope {
+    #[must_use]
+    pub fn covers(&self, key: &Bytes) -> bool {
+        match self {
+            Self::Key(own) => own == key,
+            Self::Keys(keys) => keys.binary_search(key).is_ok(),
+            Self::Span(span) => span.contains(key),
+        }
+    }
+
     /// The latch over some keys, in any order.
     #[must_use]
     pub fn keys(mut keys: Vec<Bytes>) -> Self {

@@ -3,6 +3,7 @@
 use super::open::{Opened, SNAPSHOT_DIR};
 use super::{Context, StartError};
 use crate::access::{RangeStates, Ranges, Timestamps};
+use crate::deadlock::{Detector, Reporter, Way};
 use crate::gc::Collector;
 use crate::heartbeat::{self, Heartbeat, Host, Hosted, LinkError, Measures, Orders};
 use crate::merge::Merger;
@@ -14,7 +15,7 @@ use crate::store::{Store, StoreOptions};
 use crate::transport::{
     AddressBook, Identity, Outbox, RaftTransportService, known_addresses, raft_transport_service,
 };
-use crate::txn::Actor;
+use crate::txn::{Actor, Edges};
 use crate::write::{self, Writer};
 use rangedb_placement_client::TimestampClient;
 use rangedb_proto::internal::v1::node_server::NodeServer;
@@ -95,12 +96,16 @@ pub(super) async fn bring_up(
         Arc::clone(&oracle),
         requests.clone(),
     );
+    let reporter = Arc::new(Reporter::default());
+    let ranges = Arc::new(store.clone()) as Arc<dyn Ranges>;
+    let detector = Detector::new(Arc::clone(&ranges), background.clone(), background_stop.clone());
+    background.spawn(tell_of_waits(context, &links, &states, &reporter, &background_stop));
     let data = DataPlane::new(
-        Arc::new(store.clone()) as Arc<dyn Ranges>,
+        ranges,
         Arc::clone(&states),
         Arc::clone(&reader),
         Writer::new(Arc::clone(&reader), Arc::clone(&oracle)),
-        Actor::new(reader, oracle),
+        Actor::new(reader, oracle, Arc::clone(&reporter) as Arc<dyn Edges>),
         requests.clone(),
         requests_stop.clone(),
     );
@@ -114,7 +119,7 @@ pub(super) async fn bring_up(
     let (reporter, health_service) = tonic_health::server::health_reporter();
     let grpc_stop = CancellationToken::new();
     let raft = raft_service(context, &opened, &links, &store, &grpc_stop);
-    let node = NodeServer::new(NodeService::new(data, store.clone()))
+    let node = NodeServer::new(NodeService::new(data, store.clone(), detector))
         .max_decoding_message_size(grpc::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(grpc::MESSAGE_BYTES_MAX);
     let serving = grpc::server_builder()
@@ -169,6 +174,24 @@ pub(super) async fn bring_up(
         grpc: Some(grpc),
         grpc_stop,
     })
+}
+
+/// Tells the detector of deadlocks who waits here.
+fn tell_of_waits(
+    context: &Context,
+    links: &Links,
+    states: &Arc<RangeStates>,
+    reporter: &Arc<Reporter>,
+    stop: &CancellationToken,
+) -> impl Future<Output = ()> + Send + 'static {
+    let way = Way {
+        own: links.identity.node_id,
+        placement: Arc::clone(&context.placement),
+        addresses: Arc::clone(&links.addresses),
+        states: Arc::clone(states),
+    };
+    let (reporter, stop) = (Arc::clone(reporter), stop.clone());
+    async move { reporter.run(way, stop).await }
 }
 
 /// What other nodes call: Raft messages and snapshots.

@@ -34,6 +34,18 @@ pub(super) fn decode(action: wire::NodeAction) -> Result<Action, Refusal> {
             keys: keys(commit.keys)?,
             open: commit.open,
         },
+        Kind::Acquire(acquire) => Action::Acquire {
+            transaction: transaction(acquire.transaction)?,
+            writes: writes(acquire.writes)?,
+        },
+        Kind::FirmUp(own) => Action::FirmUp {
+            transaction: transaction(own.transaction)?,
+            span: span(&own.start, &own.end)?,
+        },
+        Kind::CommitSpan(own) => Action::CommitSpan {
+            transaction: transaction(own.transaction)?,
+            span: span(&own.start, &own.end)?,
+        },
         Kind::Finish(finish) => Action::Finish {
             id: id(finish.id)?,
             commit_ts: id(finish.commit_version)?,
@@ -131,6 +143,14 @@ pub(super) fn done(done: Done) -> Answer {
         Done::Prewritten(version) | Done::Committed(version) => result.version = version.0,
         Done::Status(status) => result.state = Some(of_status(status)),
         Done::States(states) => result.states = states.into_iter().map(of_state).collect(),
+        Done::Firm { least, resume } => {
+            result.version = least.0;
+            result.resume = resume;
+        }
+        Done::Acquired { values, version } => {
+            result.version = version.0;
+            result.values = values.into_iter().map(super::convert::value).collect();
+        }
         Done::Resolved(resume) => result.resume = resume,
         Done::Nothing => {}
     }

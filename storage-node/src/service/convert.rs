@@ -13,11 +13,11 @@ pub(super) fn error(refusal: Refusal) -> Answer {
 }
 
 pub(super) fn values(values: Vec<Option<Value>>) -> Answer {
-    let values = values.into_iter().map(|value| match value {
-        Some(value) => found(value.bytes, value.version),
-        None => wire::NodeValue::default(),
-    });
-    Answer::Get(wire::NodeGetResult { values: values.collect() })
+    Answer::Get(wire::NodeGetResult { values: values.into_iter().map(value).collect() })
+}
+
+pub(super) fn value(value: Option<Value>) -> wire::NodeValue {
+    value.map_or_else(wire::NodeValue::default, |value| found(value.bytes, value.version))
 }
 
 pub(super) fn page(page: Page, read_version: Timestamp) -> Answer {
@@ -81,6 +81,9 @@ pub(super) fn node_error(refusal: Refusal) -> wire::NodeError {
         Refusal::KeyLocked { key, lock } => Kind::KeyLocked(super::actions::intent(key, &lock)),
         Refusal::WriteConflict { key, version } => {
             Kind::WriteConflict(node_error::WriteConflict { key, version: version.0 })
+        }
+        Refusal::Deadlock { cycle } => {
+            Kind::Deadlock(node_error::Deadlock { cycle: cycle.iter().map(|id| id.0).collect() })
         }
         Refusal::Aborted => Kind::Aborted(node_error::Aborted {}),
         Refusal::Committed { version } => {

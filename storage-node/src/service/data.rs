@@ -279,6 +279,9 @@ impl DataPlane {
             Action::Resolve { id, span, commit_ts } => {
                 Action::Resolve { id, span: cut(&span)?, commit_ts }
             }
+            Action::FirmUp { transaction, span } => {
+                Action::FirmUp { transaction, span: cut(&span)? }
+            }
             Action::CheckReads { id, snapshot_ts, commit_ts, keys, spans } => {
                 keys.iter().try_for_each(|key| target.check_key(key))?;
                 let spans = spans.iter().map(cut).collect::<Result<_, _>>()?;

@@ -17,16 +17,21 @@ pub use data::DataPlane;
 pub use flow::ResponseStream;
 
 use crate::access::Refusal;
+use crate::deadlock::Detector;
+use crate::store::checks::ChecksumResult;
 use crate::store::{ProposeError, ReplicaHandle, Store};
+use futures::stream::BoxStream;
 use rangedb_proto::internal::v1 as wire;
 use rangedb_proto::internal::v1::node_server::Node;
 use rangedb_types::RangeId;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tonic::{Request, Response, Status, Streaming};
 
 /// Longest wait for a replica's checksum.
 const CHECKSUM_WAIT_MAX: Duration = Duration::from_secs(60);
+/// How often who waits for a checksum looks whether the replica is still there.
+const REMOVAL_LOOK: Duration = Duration::from_millis(200);
 /// Longest wait until a check has been applied at the leader.
 const CHECK_START_MAX: Duration = Duration::from_secs(10);
 
@@ -34,12 +39,36 @@ const CHECK_START_MAX: Duration = Duration::from_secs(10);
 pub struct NodeService {
     data: Arc<DataPlane>,
     store: Store,
+    detector: Arc<Detector>,
 }
 
 impl NodeService {
     #[must_use]
-    pub const fn new(data: Arc<DataPlane>, store: Store) -> Self {
-        Self { data, store }
+    pub const fn new(data: Arc<DataPlane>, store: Store, detector: Arc<Detector>) -> Self {
+        Self { data, store, detector }
+    }
+
+    /// Waits until a replica reached a check, for as long as it is this node's.
+    async fn checksum(
+        &self,
+        replica: &Arc<ReplicaHandle>,
+        check_id: u64,
+        limit: Duration,
+    ) -> Result<ChecksumResult, Status> {
+        let (range_id, begun) = (replica.range_id(), Instant::now());
+        while let Some(left) = limit.checked_sub(begun.elapsed()) {
+            let look = left.min(REMOVAL_LOOK);
+            if let Some(result) = replica.checksum(check_id, look).await {
+                return Ok(result);
+            }
+            let now = self.store.replica(range_id);
+            if now.is_none_or(|now| now.replica_id() != replica.replica_id()) {
+                let words = format!("the replica of range {range_id} was removed meanwhile");
+                return Err(Status::not_found(words));
+            }
+        }
+        let words = format!("range {range_id} has not reached the check in time");
+        Err(Status::deadline_exceeded(words))
     }
 
     async fn start_check(&self, range_id: RangeId, check_id: u64) -> Result<(), Refusal> {
@@ -73,12 +102,20 @@ impl NodeService {
 #[tonic::async_trait]
 impl Node for NodeService {
     type DataStream = ResponseStream;
+    type WaitsStream = BoxStream<'static, Result<wire::DeadlockFound, Status>>;
 
     async fn data(
         &self,
         request: Request<Streaming<wire::DataRequests>>,
     ) -> Result<Response<ResponseStream>, Status> {
         Ok(Response::new(DataPlane::serve(&self.data, request.into_inner())))
+    }
+
+    async fn waits(
+        &self,
+        request: Request<Streaming<wire::WaitsReport>>,
+    ) -> Result<Response<Self::WaitsStream>, Status> {
+        Ok(Response::new(self.detector.serve(request.into_inner())?))
     }
 
     async fn replica_checksum(
@@ -92,9 +129,7 @@ impl Node for NodeService {
             .replica(range_id)
             .ok_or_else(|| Status::not_found(format!("range {range_id} has no replica here")))?;
         let limit = Duration::from_millis(request.timeout_ms.into()).min(CHECKSUM_WAIT_MAX);
-        let result = replica.checksum(request.check_id, limit).await.ok_or_else(|| {
-            Status::deadline_exceeded(format!("range {range_id} has not reached the check in time"))
-        })?;
+        let result = self.checksum(&replica, request.check_id, limit).await?;
         Ok(Response::new(wire::ReplicaChecksumResponse {
             applied_index: result.applied_index,
             checksum: result.checksum,

@@ -5,11 +5,12 @@ use crate::latch::Scope;
 use crate::read::View;
 use bytes::Bytes;
 use rangedb_engine::Snapshot;
-use rangedb_mvcc::{Mutation, Value};
 use rangedb_mvcc::txn::{
-    ActionError, Hold, KeyState, Plan, Status, StatusQuery, Transaction, Want, check_reads, commit,
-    finish, plan, renew, resolve, resolve_keys, roll_back, states, status,
+    ActionError, Hold, KeyState, Plan, Status, StatusQuery, Transaction, Want, acquire,
+    check_reads, commit, finish, firm_up, intents_of, plan, renew, resolve, resolve_keys,
+    roll_back, states, status,
 };
+use rangedb_mvcc::{Mutation, Value};
 use rangedb_types::{Span, Timestamp};
 
 /// Intents that one page of `FirmUp` makes firm, and that `CommitSpan` commits.
@@ -108,9 +109,15 @@ pub enum Done {
     /// The greatest least commit timestamp of its intents.
     Prewritten(Timestamp),
     /// Of a page: the greatest least commit timestamp, and where the next page begins.
-    Firm { least: Timestamp, resume: Option<Bytes> },
+    Firm {
+        least: Timestamp,
+        resume: Option<Bytes>,
+    },
     /// The newest committed values, and a timestamp at which they are the newest.
-    Acquired { values: Vec<Option<Value>>, version: Timestamp },
+    Acquired {
+        values: Vec<Option<Value>>,
+        version: Timestamp,
+    },
     Committed(Timestamp),
     Status(Status),
     States(Vec<KeyState>),
@@ -122,11 +129,18 @@ pub enum Done {
 /// What a look came to.
 pub(super) enum Looked {
     /// To be proposed as it is; the timestamp is of the versions it makes, or zero.
-    Ready { mutations: Vec<Mutation>, version: Timestamp, done: Done },
+    Ready {
+        mutations: Vec<Mutation>,
+        version: Timestamp,
+        done: Done,
+    },
     /// To be stamped first.
     Unstamped(Vec<Plan>),
     /// The same, of a page of a span.
-    Page { plans: Vec<Plan>, resume: Option<Bytes> },
+    Page {
+        plans: Vec<Plan>,
+        resume: Option<Bytes>,
+    },
     Held(Vec<Hold>),
 }
 
@@ -175,6 +189,12 @@ impl Action {
                 None => around(keys.iter()),
             },
         }
+    }
+
+    /// Which transaction acquires keys, and the first of them.
+    pub(super) fn acquires(&self) -> Option<(Timestamp, Bytes)> {
+        let Self::Acquire { transaction, writes } = self else { return None };
+        Some((transaction.id, writes.first()?.0.clone()))
     }
 
     /// Where it begins, and how many bytes it brings.

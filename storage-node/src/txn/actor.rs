@@ -1,15 +1,19 @@
 //! The steps of one action.
 
 use super::action::{Action, Done, Looked};
+use super::waits::Place;
 use crate::access::{Refusal, Target, Timestamps};
 use crate::latch::Latch;
-use crate::read::Reader;
+use crate::read::{Reader, View};
 use crate::write::{
     InFlight, Proposal, Settling, StampError, command, refusal_of, refusal_of_latch,
 };
+use bytes::Bytes;
 use rangedb_mvcc::Mutation;
+use rangedb_mvcc::txn::intent_of;
 use rangedb_types::Timestamp;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 /// As for writes: each timestamp is made after the one before, so even one repetition is rare.
@@ -17,16 +21,60 @@ const STAMP_ATTEMPTS_MAX: usize = 16;
 
 const LATE: Refusal = Refusal::OutcomeUnknown("the deadline passed while it was under way");
 
+const TOO_MANY_WAIT: Refusal = Refusal::Overloaded("too many transactions wait in the range");
+/// How often one that waits looks whether the holder still lives.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// How long a call that gave up keeps its place for the next one of the same transaction.
+const KEPT: Duration = Duration::from_millis(300);
+
 /// Does actions.
 pub struct Actor {
     reader: Arc<Reader>,
     timestamps: Arc<dyn Timestamps>,
+    edges: Arc<dyn Edges>,
+}
+
+/// Who is told who waits for whom.
+pub trait Edges: Send + Sync {
+    fn add(&self, waiter: Timestamp, holder: Timestamp);
+    fn remove(&self, waiter: Timestamp, holder: Timestamp);
+}
+
+/// One transaction waits for another one, until this is dropped.
+struct Edge {
+    edges: Arc<dyn Edges>,
+    waiter: Timestamp,
+    holder: Timestamp,
+}
+
+impl Edge {
+    fn new(edges: &Arc<dyn Edges>, waiter: Timestamp, holder: Timestamp) -> Self {
+        edges.add(waiter, holder);
+        Self { edges: Arc::clone(edges), waiter, holder }
+    }
+}
+
+impl Drop for Edge {
+    fn drop(&mut self) {
+        self.edges.remove(self.waiter, self.holder);
+    }
+}
+
+fn keep_for_a_while(place: Place) {
+    tokio::spawn(async move {
+        tokio::time::sleep(KEPT).await;
+        drop(place);
+    });
 }
 
 impl Actor {
     #[must_use]
-    pub fn new(reader: Arc<Reader>, timestamps: Arc<dyn Timestamps>) -> Arc<Self> {
-        Arc::new(Self { reader, timestamps })
+    pub fn new(
+        reader: Arc<Reader>,
+        timestamps: Arc<dyn Timestamps>,
+        edges: Arc<dyn Edges>,
+    ) -> Arc<Self> {
+        Arc::new(Self { reader, timestamps, edges })
     }
 
     /// Does an action on keys that are the target's. What was proposed goes on to its end, whatever becomes
@@ -35,6 +83,106 @@ impl Actor {
     /// # Errors
     /// Any refusal.
     pub async fn act(
+        &self,
+        target: Target,
+        action: Action,
+        deadline: Instant,
+    ) -> Result<Done, Refusal> {
+        if let Action::Acquire { .. } = action {
+            return self.acquire(target, action, deadline).await;
+        }
+        let (scope, state) = (action.scope(), Arc::clone(target.state()));
+        let done = self.act_once(target, action, deadline).await?;
+        if let Some(scope) = scope {
+            // It may have ended intents there.
+            state.waits.released(&scope);
+        }
+        Ok(done)
+    }
+
+    /// Places tentative intents, and waits for those that hold the keys.
+    async fn acquire(
+        &self,
+        mut target: Target,
+        action: Action,
+        deadline: Instant,
+    ) -> Result<Done, Refusal> {
+        let Some((id, first)) = action.acquires() else { unreachable!("asked for by the caller") };
+        let waits = target.state().waits.clone();
+        // Behind those who came before; what it holds already it need not wait for.
+        let mut place =
+            if waits.is_free(&first) || self.holds(&target, &first, id, deadline).await? {
+                None
+            } else {
+                Some(waits.enter(&first, id).ok_or(TOO_MANY_WAIT)?)
+            };
+        loop {
+            if let Some(here) = &place {
+                if let Err(refusal) = self.await_turn(here, id, deadline).await {
+                    place.into_iter().for_each(keep_for_a_while);
+                    return Err(refusal);
+                }
+                target.refresh()?;
+            }
+            let (key, lock) = match self.act_once(target.clone(), action.clone(), deadline).await {
+                Err(Refusal::KeyLocked { key, lock }) => (key, lock),
+                done => return done,
+            };
+            let Some(here) = place.take().filter(|place| *place.key() == key) else {
+                // It may be released before this one stands in its queue: look once more from there.
+                place = Some(waits.enter(&key, id).ok_or(TOO_MANY_WAIT)?);
+                continue;
+            };
+            let _edge = Edge::new(&self.edges, id, lock.start_ts);
+            let dead = lock.expires_at() < self.timestamps.latest_seen();
+            if !dead {
+                let until = deadline.min(Instant::now() + LOOK_AGAIN);
+                let _looks_again = timeout_at(until, here.woken()).await;
+            }
+            if let Some(cycle) = here.given_up() {
+                return Err(Refusal::Deadlock { cycle });
+            }
+            if dead || Instant::now() >= deadline {
+                // Its gateway asks what became of the other one, and comes back.
+                keep_for_a_while(here);
+                return Err(Refusal::KeyLocked { key, lock });
+            }
+            place = Some(here);
+        }
+    }
+
+    /// Whether a transaction has an intent on a key.
+    async fn holds(
+        &self,
+        target: &Target,
+        key: &Bytes,
+        id: Timestamp,
+        deadline: Instant,
+    ) -> Result<bool, Refusal> {
+        let key = key.clone();
+        let look = move |view: &View| Ok(intent_of(&*view.snapshot, &key)?);
+        let found = self.reader.unconfirmed(target, deadline, look).await?;
+        Ok(found.is_some_and(|lock| lock.start_ts == id))
+    }
+
+    async fn await_turn(
+        &self,
+        place: &Place,
+        id: Timestamp,
+        deadline: Instant,
+    ) -> Result<(), Refusal> {
+        while let Some(head) = place.behind() {
+            let _edge = Edge::new(&self.edges, id, head);
+            let woken = timeout_at(deadline, place.woken()).await;
+            if let Some(cycle) = place.given_up() {
+                return Err(Refusal::Deadlock { cycle });
+            }
+            woken.map_err(|_| Refusal::NotReady("others wait for the same keys"))?;
+        }
+        Ok(())
+    }
+
+    async fn act_once(
         &self,
         mut target: Target,
         action: Action,

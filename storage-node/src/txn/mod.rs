@@ -11,7 +11,7 @@ mod actor;
 mod waits;
 
 pub use action::{Action, Done};
-pub use actor::Actor;
+pub use actor::{Actor, Edges};
 pub use waits::Waits;
 
 #[cfg(test)]

@@ -2,13 +2,16 @@
 //!
 //! Owns: the queues of one range's leader. Must not know: intents, the engine, who is a deadlock's victim and
 //! why. Invariants: of those who wait for a key one is at the head, and only the head tries to get it; a place
-//! is given up by dropping it; nothing is kept for a key that nobody waits for.
+//! is given up by dropping it, and taken up again by the same transaction until then; nothing is kept for a
+//! key that nobody waits for.
 
+use crate::latch::Scope;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use rangedb_types::Timestamp;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Notify;
 
 /// Most transactions that wait in one range at a time.
@@ -29,9 +32,11 @@ struct Queues {
 /// One that waits.
 struct Waiting {
     transaction: Timestamp,
-    /// It is at the head, or the key was released, or it is to give up.
+    /// The head changed, or the key was released, or it is to give up.
     woken: Notify,
     given_up: Mutex<Option<Vec<Timestamp>>>,
+    /// Calls that stand here: one that ends leaves its place to the next of its transaction for a while.
+    calls: AtomicUsize,
 }
 
 /// A place in a queue.
@@ -42,16 +47,26 @@ pub struct Place {
 }
 
 impl Waits {
-    /// Takes a place at the end of a key's queue; `None` if too many wait.
+    /// Takes a place at the end of a key's queue, or the one that the transaction has; `None` if too many wait.
     #[must_use]
     pub fn enter(&self, key: &Bytes, transaction: Timestamp) -> Option<Place> {
         let mut queues = self.queues.lock();
+        let mut known = queues.keys.get(key).into_iter().flatten();
+        if let Some(waiting) = known.find(|waiting| waiting.transaction == transaction) {
+            waiting.calls.fetch_add(1, Ordering::Relaxed);
+            let (waiting, queues) = (Arc::clone(waiting), Arc::clone(&self.queues));
+            return Some(Place { key: key.clone(), waiting, queues });
+        }
         if queues.count >= WAITING_MAX {
             return None;
         }
         queues.count += 1;
-        let waiting =
-            Arc::new(Waiting { transaction, woken: Notify::new(), given_up: Mutex::new(None) });
+        let waiting = Arc::new(Waiting {
+            transaction,
+            woken: Notify::new(),
+            given_up: Mutex::new(None),
+            calls: AtomicUsize::new(1),
+        });
         queues.keys.entry(key.clone()).or_default().push_back(Arc::clone(&waiting));
         Some(Place { key: key.clone(), waiting, queues: Arc::clone(&self.queues) })
     }
@@ -62,14 +77,14 @@ impl Waits {
         !self.queues.lock().keys.contains_key(key)
     }
 
-    /// A key may be free now.
-    pub fn released(&self, keys: impl IntoIterator<Item = Bytes>) {
+    /// Keys may be free now.
+    pub fn released(&self, scope: &Scope) {
         let queues = self.queues.lock();
         if queues.count == 0 {
             return;
         }
-        for key in keys {
-            if let Some(head) = queues.keys.get(&key).and_then(VecDeque::front) {
+        for (_, queue) in queues.keys.iter().filter(|(key, _)| scope.covers(key)) {
+            if let Some(head) = queue.front() {
                 head.woken.notify_one();
             }
         }
@@ -84,28 +99,20 @@ impl Waits {
             }
         }
     }
-
-    /// Everybody who waits, and for which key.
-    #[must_use]
-    pub fn all(&self) -> BTreeMap<Timestamp, Vec<Bytes>> {
-        let queues = self.queues.lock();
-        let mut all: BTreeMap<Timestamp, Vec<Bytes>> = BTreeMap::new();
-        for (key, queue) in &queues.keys {
-            for waiting in queue {
-                all.entry(waiting.transaction).or_default().push(key.clone());
-            }
-        }
-        all
-    }
 }
 
 impl Place {
-    /// True if it is this one's turn to try.
     #[must_use]
-    pub fn is_head(&self) -> bool {
+    pub const fn key(&self) -> &Bytes {
+        &self.key
+    }
+
+    /// The transaction whose turn it is to try, unless that is this one.
+    #[must_use]
+    pub fn behind(&self) -> Option<Timestamp> {
         let queues = self.queues.lock();
-        let queue = queues.keys.get(&self.key);
-        queue.and_then(VecDeque::front).is_some_and(|head| Arc::ptr_eq(head, &self.waiting))
+        let head = queues.keys.get(&self.key).and_then(VecDeque::front)?;
+        (!Arc::ptr_eq(head, &self.waiting)).then_some(head.transaction)
     }
 
     /// The cycle this one was made the victim of.
@@ -123,15 +130,17 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut queues = self.queues.lock();
+        if self.waiting.calls.fetch_sub(1, Ordering::Relaxed) > 1 {
+            return;
+        }
         let Some(queue) = queues.keys.get_mut(&self.key) else { return };
         let was_head = queue.front().is_some_and(|head| Arc::ptr_eq(head, &self.waiting));
         queue.retain(|waiting| !Arc::ptr_eq(waiting, &self.waiting));
-        match queue.front() {
-            Some(head) if was_head => head.woken.notify_one(),
-            Some(_) => {}
-            None => {
-                queues.keys.remove(&self.key);
-            }
+        if queue.is_empty() {
+            queues.keys.remove(&self.key);
+        } else if was_head {
+            // They wait for another one from now on.
+            queue.iter().for_each(|waiting| waiting.woken.notify_one());
         }
         queues.count -= 1;
     }
@@ -153,17 +162,20 @@ mod tests {
         let first = waits.enter(&key, at(9)).unwrap();
         let second = waits.enter(&key, at(5)).unwrap();
         let third = waits.enter(&key, at(7)).unwrap();
-        assert!(first.is_head() && !second.is_head() && !waits.is_free(&key));
-        waits.released([key.clone()]);
+        assert_eq!((first.behind(), second.behind()), (None, Some(at(9))));
+        waits.released(&Scope::Key(key.clone()));
         first.woken().await;
         assert!(second.woken().now_or_never().is_none(), "in the order they came");
         drop(second);
         assert!(third.woken().now_or_never().is_none(), "the head is still there");
+        let again = waits.enter(&key, at(9)).unwrap();
         drop(first);
+        assert_eq!(third.behind(), Some(at(9)), "the next call of the same took its place");
+        drop(again);
         third.woken().await;
-        assert!(third.is_head());
+        assert_eq!(third.behind(), None);
         drop(third);
-        assert!(waits.is_free(&key) && waits.all().is_empty());
+        assert!(waits.is_free(&key));
     }
 
     #[tokio::test]

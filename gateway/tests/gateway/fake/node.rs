@@ -4,8 +4,9 @@ use super::store::{Fault, Store, refusal};
 use futures::stream::{BoxStream, StreamExt as _};
 use rangedb_proto::internal::v1::node_server::{Node, NodeServer};
 use rangedb_proto::internal::v1::{
-    DataRequest, DataRequests, DataResponse, DataResponses, ReplicaChecksumRequest,
+    DataRequest, DataRequests, DataResponse, DataResponses, DeadlockFound, ReplicaChecksumRequest,
     ReplicaChecksumResponse, StartConsistencyCheckRequest, StartConsistencyCheckResponse,
+    WaitsReport,
 };
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -45,6 +46,15 @@ fn answer(store: &Store, node: u64, request: DataRequest) -> Result<Option<DataR
 
 #[tonic::async_trait]
 impl Node for FakeNode {
+    type WaitsStream = BoxStream<'static, Result<DeadlockFound, Status>>;
+
+    async fn waits(
+        &self,
+        _: Request<Streaming<WaitsReport>>,
+    ) -> Result<Response<Self::WaitsStream>, Status> {
+        Err(Status::unimplemented("nobody waits here"))
+    }
+
     type DataStream = BoxStream<'static, Result<DataResponses, Status>>;
 
     async fn data(

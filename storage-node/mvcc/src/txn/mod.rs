@@ -18,7 +18,9 @@ pub use acquire::{Hold, acquire};
 pub use history::intent_of;
 pub use place::{Plan, Want, firm_up, plan};
 pub use reads::check_reads;
-pub use settle::{Settled, commit, intents_of, finish, intents_below, resolve, resolve_keys, roll_back};
+pub use settle::{
+    Settled, commit, finish, intents_below, intents_of, resolve, resolve_keys, roll_back,
+};
 pub use status::{KeyState, Status, StatusQuery, renew, states, status};
 
 use crate::MvccError;
