@@ -24,6 +24,7 @@ mod attempts;
 mod client;
 mod endpoints;
 mod error;
+mod pessimistic;
 mod pipeline;
 mod range;
 mod seen;
@@ -32,6 +33,7 @@ mod write;
 
 pub use client::{Client, Options};
 pub use error::{Error, RetryAdvice};
+pub use pessimistic::PessimisticTransaction;
 pub use pipeline::Pipeline;
 pub use range::{Entries, Entry, RangeQuery};
 pub use transaction::{

@@ -111,6 +111,21 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn begin(&self, options: TransactionOptions) -> Result<Transaction, Error> {
+        let (token, id) = self.begin_token(options, false).await?;
+        Ok(Transaction {
+            client: self.clone(),
+            token,
+            id,
+            isolation: options.isolation,
+            state: Arc::default(),
+        })
+    }
+
+    pub(crate) async fn begin_token(
+        &self,
+        options: TransactionOptions,
+        pessimistic: bool,
+    ) -> Result<(Bytes, Version), Error> {
         let request = BeginRequest {
             isolation: match options.isolation {
                 Isolation::ReadCommitted => v1::Isolation::ReadCommitted,
@@ -118,7 +133,7 @@ impl Client {
                 Isolation::Serializable => v1::Isolation::Serializable,
             }
             .into(),
-            pessimistic: false,
+            pessimistic,
             timeout_ms: u64::try_from(options.timeout.as_millis()).unwrap_or(u64::MAX),
         };
         let begun = self.repeat(|gateway, time| {
@@ -128,13 +143,7 @@ impl Client {
         let begun = begun.await.map_err(|end| end.error)?.into_inner();
         let id = Version(begun.id);
         self.saw(id);
-        Ok(Transaction {
-            client: self.clone(),
-            token: begun.token,
-            id,
-            isolation: options.isolation,
-            state: Arc::default(),
-        })
+        Ok((begun.token, id))
     }
 
     /// Runs a transaction, and again if it lost against another, for as long as a call may take. What
@@ -281,7 +290,7 @@ impl MayBeConflict for Error {
     }
 }
 
-fn transactions(gateway: &Gateway) -> TransactionsClient<Channel> {
+pub(crate) fn transactions(gateway: &Gateway) -> TransactionsClient<Channel> {
     TransactionsClient::new(gateway.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
 }
 

@@ -1,0 +1,253 @@
+//! Pessimistic transactions: they take keys as they go, and wait instead of losing.
+
+use crate::client::timed;
+use crate::error::{Error, judge_status};
+use crate::transaction::{TransactionOptions, transactions};
+use crate::{Client, Isolation, Version};
+use bytes::Bytes;
+use futures::stream;
+use parking_lot::Mutex;
+use rangedb_proto::v1::transaction_write::{self, Want};
+use rangedb_proto::v1::{
+    AcquireRequest, CommitRequest, RenewRequest, RequestContext, RollbackRequest,
+    TakeSnapshotRequest, TransactionReads, TransactionWrite,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+
+/// A third of how long a transaction lives without being renewed.
+const RENEW_EVERY: Duration = Duration::from_secs(3);
+
+/// A pessimistic transaction under way. It keeps its keys until it is committed or rolled back; dropped,
+/// it loses them about ten seconds later.
+#[derive(Debug)]
+pub struct PessimisticTransaction {
+    client: Client,
+    id: Version,
+    isolation: Isolation,
+    shared: Arc<Mutex<State>>,
+    renewal: JoinHandle<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    token: Bytes,
+    has_snapshot: bool,
+    /// The first key it ever took: the one that decides.
+    first: Option<Bytes>,
+    /// `None`: deleted.
+    writes: BTreeMap<Bytes, Option<Bytes>>,
+    keys_read: BTreeSet<Bytes>,
+    over: bool,
+}
+
+impl Drop for PessimisticTransaction {
+    fn drop(&mut self) {
+        self.renewal.abort();
+    }
+}
+
+impl Client {
+    /// Begins a pessimistic transaction.
+    ///
+    /// ```no_run
+    /// # async fn run(client: rangedb_client::Client) -> Result<(), rangedb_client::Error> {
+    /// use rangedb_client::TransactionOptions;
+    ///
+    /// let txn = client.begin_pessimistic(TransactionOptions::default()).await?;
+    /// // Nobody else changes it from now on.
+    /// let count = txn.get_for_update("counter").await?;
+    /// let count: u64 =
+    ///     count.and_then(|text| String::from_utf8_lossy(&text).parse().ok()).unwrap_or(0);
+    /// txn.put("counter", (count + 1).to_string()).await?;
+    /// txn.commit().await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn begin_pessimistic(
+        &self,
+        options: TransactionOptions,
+    ) -> Result<PessimisticTransaction, Error> {
+        let (token, id) = self.begin_token(options, true).await?;
+        let shared = Arc::new(Mutex::new(State { token, ..State::default() }));
+        let renewal = tokio::spawn(renew(self.clone(), Arc::clone(&shared)));
+        let isolation = options.isolation;
+        Ok(PessimisticTransaction { client: self.clone(), id, isolation, shared, renewal })
+    }
+}
+
+/// Keeps a transaction alive.
+async fn renew(client: Client, shared: Arc<Mutex<State>>) {
+    loop {
+        tokio::time::sleep(RENEW_EVERY).await;
+        let request = RenewRequest { token: shared.lock().token.clone() };
+        let renewed = client.repeat(|gateway, time| {
+            let (mut rpc, request) = (transactions(gateway), timed(request.clone(), time));
+            async move { rpc.renew(request).await.map_err(judge_status) }
+        });
+        if let Err(end) = renewed.await {
+            tracing::debug!(error = %end.error, "a transaction was not renewed");
+        }
+    }
+}
+
+impl PessimisticTransaction {
+    /// Its id.
+    #[must_use]
+    pub const fn id(&self) -> Version {
+        self.id
+    }
+
+    /// Takes a key, and reads it: nobody else writes it before this transaction is over. Waits for who has it.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] for a deadlock, or if the key was written after what this transaction has
+    /// read: roll it back and begin again. See [`Error`].
+    pub async fn get_for_update(&self, key: impl Into<Bytes>) -> Result<Option<Bytes>, Error> {
+        let key = key.into();
+        let found = self.acquire(key.clone(), Want::Check(transaction_write::Check {})).await?;
+        Ok(self.shared.lock().writes.get(&key).cloned().unwrap_or(found))
+    }
+
+    /// Takes a key and writes it; others see that after the commit.
+    ///
+    /// # Errors
+    /// As [`Self::get_for_update`].
+    pub async fn put(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Result<(), Error> {
+        let (key, value) = (key.into(), value.into());
+        self.acquire(key.clone(), Want::Put(value.clone())).await?;
+        self.shared.lock().writes.insert(key, Some(value));
+        Ok(())
+    }
+
+    /// Takes a key and removes it; others see that after the commit.
+    ///
+    /// # Errors
+    /// As [`Self::get_for_update`].
+    pub async fn delete(&self, key: impl Into<Bytes>) -> Result<(), Error> {
+        let key = key.into();
+        self.acquire(key.clone(), Want::Delete(transaction_write::Delete {})).await?;
+        self.shared.lock().writes.insert(key, None);
+        Ok(())
+    }
+
+    async fn acquire(&self, key: Bytes, want: Want) -> Result<Option<Bytes>, Error> {
+        let read = matches!(want, Want::Check(_));
+        let write = TransactionWrite { key: key.clone(), want: Some(want) };
+        let token = self.shared.lock().token.clone();
+        // Repeated with the same token it is the same call.
+        let request = AcquireRequest { token, writes: vec![write], read };
+        let taken = self.client.repeat(|gateway, time| {
+            let (mut rpc, request) = (transactions(gateway), timed(request.clone(), time));
+            async move { rpc.acquire(request).await.map_err(judge_status) }
+        });
+        let taken = taken.await.map_err(|end| end.error)?.into_inner();
+        let mut state = self.shared.lock();
+        state.token = taken.token;
+        state.has_snapshot |= read;
+        state.first.get_or_insert(key);
+        let value = taken.values.into_iter().next().filter(|value| value.found);
+        Ok(value.map(|value| value.value))
+    }
+
+    /// Reads a key without taking it, as of this transaction's snapshot.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Bytes>, Error> {
+        let key = key.into();
+        if let Some(own) = self.shared.lock().writes.get(&key) {
+            return Ok(own.clone());
+        }
+        self.take_snapshot().await?;
+        let token = self.shared.lock().token.clone();
+        let context = RequestContext { transaction: token, ..RequestContext::default() };
+        let found = self.client.get_in(key.clone(), Some(context)).await?;
+        self.shared.lock().keys_read.insert(key);
+        Ok(found.map(|value| value.value))
+    }
+
+    async fn take_snapshot(&self) -> Result<(), Error> {
+        let token = {
+            let state = self.shared.lock();
+            if state.has_snapshot || self.isolation == Isolation::ReadCommitted {
+                return Ok(());
+            }
+            state.token.clone()
+        };
+        let request = TakeSnapshotRequest { token };
+        let taken = self.client.repeat(|gateway, time| {
+            let (mut rpc, request) = (transactions(gateway), timed(request.clone(), time));
+            async move { rpc.take_snapshot(request).await.map_err(judge_status) }
+        });
+        let taken = taken.await.map_err(|end| end.error)?.into_inner();
+        let mut state = self.shared.lock();
+        state.token = taken.token;
+        state.has_snapshot = true;
+        Ok(())
+    }
+
+    /// The token, if the transaction is not over; it is over from then on.
+    fn end(&self) -> Result<(Bytes, Vec<Bytes>), Error> {
+        let mut state = self.shared.lock();
+        if std::mem::replace(&mut state.over, true) {
+            let message = "the transaction was committed or rolled back before".to_owned();
+            return Err(Error::Invalid { field: "transaction".to_owned(), message });
+        }
+        Ok((state.token.clone(), state.keys_read.iter().cloned().collect()))
+    }
+
+    /// Commits; gives the version of all writes. If the answer is lost, it asks what became of it.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`]: nothing was applied. See [`Error`].
+    pub async fn commit(&self) -> Result<Version, Error> {
+        let (token, keys) = self.end()?;
+        let reads = TransactionReads { keys, spans: Vec::new() };
+        let serializable = self.isolation == Isolation::Serializable;
+        let reads = serializable.then_some(reads);
+        let message = CommitRequest { token, writes: Vec::new(), reads };
+        let committed = self.client.repeat(|gateway, time| {
+            let mut rpc = transactions(gateway);
+            let request = timed(stream::iter([message.clone()]), time);
+            async move { rpc.commit(request).await.map_err(judge_status) }
+        });
+        match committed.await {
+            Ok(answer) => {
+                let version = Version(answer.into_inner().version);
+                self.client.saw(version);
+                Ok(version)
+            }
+            Err(end) if end.maybe_applied => {
+                let key = self.shared.lock().first.clone().unwrap_or_default();
+                match self.client.transaction_status(self.id, key.clone()).await {
+                    Ok(Some(version)) => Ok(version),
+                    Ok(None) => {
+                        let message = "the transaction was rolled back".to_owned();
+                        Err(Error::Conflict { message })
+                    }
+                    Err(_) => Err(Error::TransactionUnknown { id: self.id, key }),
+                }
+            }
+            Err(end) => Err(end.error),
+        }
+    }
+
+    /// Gives the transaction up, and all it holds.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn rollback(&self) -> Result<(), Error> {
+        let (token, _) = self.end()?;
+        let request = RollbackRequest { token, key: Bytes::new() };
+        let rolled_back = self.client.repeat(|gateway, time| {
+            let (mut rpc, request) = (transactions(gateway), timed(request.clone(), time));
+            async move { rpc.rollback(request).await.map_err(judge_status) }
+        });
+        rolled_back.await.map(|_| ()).map_err(|end| end.error)
+    }
+}
