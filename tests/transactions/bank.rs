@@ -194,8 +194,6 @@ async fn judge(client: &Client, acknowledged: &[String]) -> Result<usize> {
     let lost: Vec<_> =
         acknowledged.iter().filter(|name| !names.contains(name.as_bytes())).collect();
     ensure!(lost.is_empty(), "{} acknowledged transfers are lost, such as {}", lost.len(), lost[0]);
-    let accounts: Vec<_> =
-        client.range(RangeQuery::prefix("account/")).await?.try_collect().await?;
     for (entry, (number, balance)) in accounts.iter().zip(&balances) {
         let found = decode(&entry.value)?;
         ensure!(found == *balance, "account {number} has {found}, its transfers make {balance}");
