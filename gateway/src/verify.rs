@@ -29,11 +29,9 @@ pub async fn verify_range(
     deadline: Instant,
 ) -> Result<VerifyRangeResponse, Failure> {
     let check_id = SystemRandom.next_u64();
-    let descriptor = start(dispatcher, range, check_id, deadline).await?;
-    let asked = descriptor
-        .replicas
-        .iter()
-        .map(|replica| checksum(dispatcher, range, *replica, check_id, deadline));
+    let (descriptor, index) = start(dispatcher, range, check_id, deadline).await?;
+    let check = Check { dispatcher, range, check_id, index, deadline };
+    let asked = descriptor.replicas.iter().map(|replica| check.checksum(*replica));
     let replicas = join_all(asked).await;
     let consistent = replicas.iter().all(|replica| {
         replica.error.is_empty()
@@ -43,13 +41,23 @@ pub async fn verify_range(
     Ok(VerifyRangeResponse { consistent: consistent && !replicas.is_empty(), replicas })
 }
 
-/// Has the leader begin a check; gives the range as it is at that point.
+/// A check that has begun.
+struct Check<'a> {
+    dispatcher: &'a Dispatcher,
+    range: RangeId,
+    check_id: u64,
+    /// Its place in the range's log; 0 if that is not known.
+    index: u64,
+    deadline: Instant,
+}
+
+/// Has the leader begin a check; gives the range as it is at that point, and that point in its log.
 async fn start(
     dispatcher: &Dispatcher,
     range: RangeId,
     check_id: u64,
     deadline: Instant,
-) -> Result<RangeDescriptor, Failure> {
+) -> Result<(RangeDescriptor, u64), Failure> {
     let mut call = Call::new(deadline, false);
     loop {
         let found = dispatcher.routes.find_range(range, deadline).await;
@@ -58,7 +66,7 @@ async fn start(
             .ok_or_else(|| Failure::NotFound(format!("there is no range {range}")))?;
         let operation = Operation::get(vec![Bytes::copy_from_slice(&route.descriptor.span.start)]);
         let retry = match start_once(dispatcher, &route, &operation, check_id, deadline).await {
-            Ok(descriptor) => return Ok(descriptor),
+            Ok(begun) => return Ok(begun),
             Err(Verdict::Failed(failure)) => return Err(failure),
             Err(Verdict::Again(retry)) => retry,
             Err(Verdict::Done(_) | Verdict::Locked(_)) => {
@@ -75,7 +83,7 @@ async fn start_once(
     operation: &Operation,
     check_id: u64,
     deadline: Instant,
-) -> Result<RangeDescriptor, Verdict> {
+) -> Result<(RangeDescriptor, u64), Verdict> {
     let range_id = route.descriptor.range_id;
     let Some(node_id) = route.target() else {
         return Err(Verdict::Again(Retry { reason: Reason::NoRoute, range_id, redirected: false }));
@@ -93,7 +101,7 @@ async fn start_once(
             }
             let descriptor = response.range.as_ref().map(RangeDescriptor::try_from);
             match descriptor {
-                Some(Ok(descriptor)) => Ok(descriptor),
+                Some(Ok(descriptor)) => Ok((descriptor, response.index)),
                 _ => Err(Verdict::Failed(crate::batch_get::unexpected())),
             }
         }
@@ -103,47 +111,44 @@ async fn start_once(
     }
 }
 
-/// One replica's row.
-async fn checksum(
-    dispatcher: &Dispatcher,
-    range: RangeId,
-    replica: Replica,
-    check_id: u64,
-    deadline: Instant,
-) -> ReplicaChecksum {
-    let row = ReplicaChecksum {
-        node_id: replica.node_id.get(),
-        replica_id: replica.replica_id.get(),
-        applied_index: 0,
-        checksum: 0,
-        entries: 0,
-        error: String::new(),
-    };
-    let failed = |error: String| ReplicaChecksum { error, ..row.clone() };
-    let Some(node) = dispatcher.nodes.get(replica.node_id) else {
-        return failed("the node is not known".to_owned());
-    };
-    let left = deadline.saturating_duration_since(Instant::now());
-    let request = ReplicaChecksumRequest {
-        range_id: range.get(),
-        check_id,
-        timeout_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX).max(1),
-    };
-    let mut rpc = NodeClient::new(node.channel());
-    match timeout_at(deadline, rpc.replica_checksum(request)).await {
-        Ok(Ok(response)) => {
-            let found = response.into_inner();
-            if found.replica_id != replica.replica_id.get() {
-                return failed(format!("the node holds replica {} instead", found.replica_id));
+impl Check<'_> {
+    /// One replica's row.
+    async fn checksum(&self, replica: Replica) -> ReplicaChecksum {
+        let row = ReplicaChecksum {
+            node_id: replica.node_id.get(),
+            replica_id: replica.replica_id.get(),
+            applied_index: 0,
+            checksum: 0,
+            entries: 0,
+            error: String::new(),
+        };
+        let failed = |error: String| ReplicaChecksum { error, ..row.clone() };
+        let Some(node) = self.dispatcher.nodes.get(replica.node_id) else {
+            return failed("the node is not known".to_owned());
+        };
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let request = ReplicaChecksumRequest {
+            range_id: self.range.get(),
+            check_id: self.check_id,
+            timeout_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX).max(1),
+            index: self.index,
+        };
+        let mut rpc = NodeClient::new(node.channel());
+        match timeout_at(self.deadline, rpc.replica_checksum(request)).await {
+            Ok(Ok(response)) => {
+                let found = response.into_inner();
+                if found.replica_id != replica.replica_id.get() {
+                    return failed(format!("the node holds replica {} instead", found.replica_id));
+                }
+                ReplicaChecksum {
+                    applied_index: found.applied_index,
+                    checksum: found.checksum,
+                    entries: found.entries,
+                    ..row
+                }
             }
-            ReplicaChecksum {
-                applied_index: found.applied_index,
-                checksum: found.checksum,
-                entries: found.entries,
-                ..row
-            }
+            Ok(Err(status)) => failed(status.message().to_owned()),
+            Err(_) => failed("no answer in time".to_owned()),
         }
-        Ok(Err(status)) => failed(status.message().to_owned()),
-        Err(_) => failed("no answer in time".to_owned()),
     }
 }

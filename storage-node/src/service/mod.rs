@@ -52,7 +52,7 @@ impl NodeService {
     async fn checksum(
         &self,
         replica: &Arc<ReplicaHandle>,
-        check_id: u64,
+        (check_id, index): (u64, u64),
         limit: Duration,
     ) -> Result<ChecksumResult, Status> {
         let (range_id, begun) = (replica.range_id(), Instant::now());
@@ -65,6 +65,10 @@ impl NodeService {
             if now.is_none_or(|now| now.replica_id() != replica.replica_id()) {
                 let words = format!("the replica of range {range_id} was removed meanwhile");
                 return Err(Status::not_found(words));
+            }
+            if replica.has_passed(check_id, index) {
+                let words = format!("a snapshot has brought range {range_id} beyond the check");
+                return Err(Status::aborted(words));
             }
         }
         let words = format!("range {range_id} has not reached the check in time");
@@ -129,7 +133,7 @@ impl Node for NodeService {
             .replica(range_id)
             .ok_or_else(|| Status::not_found(format!("range {range_id} has no replica here")))?;
         let limit = Duration::from_millis(request.timeout_ms.into()).min(CHECKSUM_WAIT_MAX);
-        let result = self.checksum(&replica, request.check_id, limit).await?;
+        let result = self.checksum(&replica, (request.check_id, request.index), limit).await?;
         Ok(Response::new(wire::ReplicaChecksumResponse {
             applied_index: result.applied_index,
             checksum: result.checksum,
@@ -147,6 +151,10 @@ impl Node for NodeService {
         let error = self.start_check(range_id, request.check_id).await.err();
         let replica = self.store.replica(range_id);
         Ok(Response::new(wire::StartConsistencyCheckResponse {
+            index: replica
+                .as_ref()
+                .and_then(|replica| replica.checks().index_of(request.check_id))
+                .unwrap_or_default(),
             range: replica.map(|replica| (&*replica.descriptor()).into()),
             error: error.map(convert::node_error),
         }))

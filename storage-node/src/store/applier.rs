@@ -352,6 +352,7 @@ impl ApplyThread {
         let Some(owned) = self.ranges.get(&range_id) else { return };
         let snapshot = self.engine.snapshot();
         let (handle, applier) = (Arc::clone(&owned.handle), owned.applier.clone());
+        handle.checks().begin(check_id, applier.applied.index);
         let compute = move || {
             let LogPosition { index, .. } = applier.applied;
             match range_state::checksum(snapshot.as_ref(), &applier.descriptor) {

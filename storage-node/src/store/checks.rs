@@ -19,11 +19,29 @@ pub struct ChecksumResult {
 /// The answers of one replica to consistency checks.
 #[derive(Default)]
 pub struct Checks {
+    /// Those that this replica has reached, and their places in the log.
+    begun: Mutex<VecDeque<(u64, u64)>>,
     results: Mutex<VecDeque<(u64, ChecksumResult)>>,
     added: Notify,
 }
 
 impl Checks {
+    /// The replica has reached a check.
+    pub fn begin(&self, check_id: u64, index: u64) {
+        let mut begun = self.begun.lock();
+        if begun.len() >= RESULTS_MAX {
+            begun.pop_front();
+        }
+        begun.push_back((check_id, index));
+    }
+
+    /// Where in the log a check lies that this replica has reached.
+    #[must_use]
+    pub fn index_of(&self, check_id: u64) -> Option<u64> {
+        let begun = self.begun.lock();
+        begun.iter().find(|(id, _)| *id == check_id).map(|(_, index)| *index)
+    }
+
     pub fn add(&self, check_id: u64, result: ChecksumResult) {
         let mut results = self.results.lock();
         if results.len() >= RESULTS_MAX {

@@ -330,8 +330,17 @@ impl ReplicaHandle {
         self.checks.wait(check_id, limit).await
     }
 
-    pub(super) fn checks(&self) -> &Checks {
+    #[must_use]
+    pub const fn checks(&self) -> &Checks {
         &self.checks
+    }
+
+    /// True if a snapshot has brought this replica beyond a check, so that it never answers.
+    #[must_use]
+    pub fn has_passed(&self, check_id: u64, index: u64) -> bool {
+        // In this order: what is applied was begun before.
+        let applied = self.applied_index();
+        index > 0 && applied >= index && self.checks.index_of(check_id).is_none()
     }
 
     /// Asks for a change of replicas. Fire and forget: a stale one is dropped.

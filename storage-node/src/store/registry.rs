@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
-/// How many that begin before a key may hold it: the one that does, and those it has just taken in.
-const BEFORE_MAX: usize = 4;
+/// How many that begin before a key may hold it: the one that does, and those it has just taken in. A replica
+/// that catches up may take in many before the first of them is gone.
+const BEFORE_MAX: usize = 256;
 
 /// A range keeps its first key for as long as it lives; where it ends, its handle says. No two of them
 /// overlap, but one that is about to go may still be listed beside what took its place.
@@ -103,5 +104,18 @@ mod tests {
         assert_eq!(found(&registry, "g", "i"), [3, 4], "one of them is about to go");
         registry.remove(RangeId(3));
         assert_eq!((found(&registry, "g", "i"), registry.len()), (vec![4], 3));
+    }
+
+    #[test]
+    fn a_range_is_found_behind_many_that_it_took_in() {
+        let mut registry = Registry::default();
+        registry.insert(handle(1, "a", "b"));
+        for number in 0..100_u64 {
+            let (start, end) = (format!("a{number:03}"), format!("a{:03}", number + 1));
+            registry.insert(handle(number + 2, &start, &end));
+        }
+        let span = Span { start: "ax".into(), end: "ay".into() };
+        let found: Vec<_> = registry.overlapping(&span).map(|it| it.range_id()).collect();
+        assert_eq!(found, [RangeId(1)]);
     }
 }

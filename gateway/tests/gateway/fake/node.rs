@@ -105,6 +105,6 @@ impl Node for FakeNode {
                 rangedb_proto::internal::v1::NotLeader { range_id, leader: None, range: None },
             )),
         });
-        Ok(Response::new(StartConsistencyCheckResponse { range: route.range, error }))
+        Ok(Response::new(StartConsistencyCheckResponse { range: route.range, error, index: 0 }))
     }
 }
