@@ -22,6 +22,8 @@ use tonic::{Request, Response, Status};
 
 /// Metadata of a gateway's BatchGet answer: a version that lies before any write begun from now on.
 const SEEN_VERSION_METADATA: &str = "rangedb-seen-version";
+/// Where a read says at which version it was made, if it was not the latest.
+const READ_VERSION_METADATA: &str = "rangedb-read-version";
 /// How long renewing the seen version may hold up a write.
 const RENEW_TIMEOUT: Duration = Duration::from_millis(500);
 /// Largest answer accepted. A page may have an entry of the largest value beside 4 MiB of others.
@@ -152,7 +154,19 @@ impl Client {
         let request = GetRequest { key, context };
         let answer =
             self.read_unary(|mut rpc, call| async move { rpc.get(call).await }, &request).await?;
-        Ok(value_of(answer.into_inner()))
+        self.observe_read(&answer);
+        let value = value_of(answer.into_inner());
+        if let Some(value) = &value {
+            self.observed(value.version);
+        }
+        Ok(value)
+    }
+
+    /// The version that a read was made at, if the gateway says it.
+    fn observe_read<T>(&self, answer: &tonic::Response<T>) {
+        if let Some(version) = version_in(answer, READ_VERSION_METADATA) {
+            self.observed(version);
+        }
     }
 
     /// Reads many keys, all as of one moment after the call began; answers in the order of the keys.
@@ -184,13 +198,14 @@ impl Client {
         let answer = self
             .read_unary(|mut rpc, call| async move { rpc.batch_get(call).await }, &request)
             .await?;
-        let seen = answer.metadata().get(SEEN_VERSION_METADATA);
-        if let Some(seen) =
-            seen.and_then(|text| text.to_str().ok()).and_then(|text| text.parse().ok())
-        {
-            self.saw(Version(seen));
+        if let Some(seen) = version_in(&answer, SEEN_VERSION_METADATA) {
+            self.saw(seen);
         }
+        self.observe_read(&answer);
         let values = answer.into_inner().values;
+        if let Some(newest) = values.iter().map(|value| value.version).max() {
+            self.observed(Version(newest));
+        }
         if values.len() != count {
             return Err(Error::Protocol("another number of values than keys"));
         }
@@ -433,6 +448,7 @@ impl Client {
             match attempt(key_value(&gateway), write, attempts.repeated(), time).await {
                 Ok(version) => {
                     self.saw(Version(version));
+                    self.observed(Version(version));
                     return Ok(Version(version));
                 }
                 Err(status) => {
@@ -478,6 +494,11 @@ pub(crate) fn key_value(gateway: &Gateway) -> KeyValueRpc {
     KeyValueClient::new(gateway.channel.clone())
         .max_decoding_message_size(ANSWER_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+fn version_in<T>(answer: &tonic::Response<T>, name: &str) -> Option<Version> {
+    let text = answer.metadata().get(name)?.to_str().ok()?;
+    text.parse().ok().map(Version)
 }
 
 pub(crate) fn value_of(response: GetResponse) -> Option<Value> {

@@ -22,6 +22,7 @@
 
 mod attempts;
 mod client;
+mod consistency;
 mod endpoints;
 mod error;
 mod pessimistic;
@@ -32,6 +33,7 @@ mod transaction;
 mod write;
 
 pub use client::{Client, Options};
+pub use consistency::Consistency;
 pub use error::{Error, RetryAdvice};
 pub use pessimistic::PessimisticTransaction;
 pub use pipeline::Pipeline;

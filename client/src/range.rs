@@ -1,7 +1,7 @@
 //! Range reads.
 
 use crate::error::{Error, Verdict, judge_status};
-use crate::{Client, Version};
+use crate::{Client, Consistency, Version};
 use bytes::Bytes;
 use futures::stream::{self, Stream, StreamExt as _};
 use rangedb_proto::v1::{KeyValueEntry, RangeRequest, RangeResponse, RequestContext};
@@ -26,6 +26,7 @@ pub struct RangeQuery {
     reverse: bool,
     keys_only: bool,
     at: Version,
+    consistency: Consistency,
 }
 
 impl RangeQuery {
@@ -70,6 +71,13 @@ impl RangeQuery {
         self
     }
 
+    /// How fresh it has to be.
+    #[must_use]
+    pub const fn consistency(mut self, consistency: Consistency) -> Self {
+        self.consistency = consistency;
+        self
+    }
+
     /// Leaves the values out.
     #[must_use]
     pub const fn keys_only(mut self) -> Self {
@@ -94,15 +102,18 @@ impl RangeQuery {
         (self, limit, reverse)
     }
 
-    pub(crate) fn into_request(self) -> RangeRequest {
+    pub(crate) fn into_request(self, client: &Client) -> RangeRequest {
+        let mut context = self.consistency.context(client);
+        if !self.at.is_zero() {
+            context.get_or_insert_default().at_version = self.at.0;
+        }
         RangeRequest {
             start: self.start,
             end: self.end,
             limit: self.limit.into(),
             reverse: self.reverse,
             keys_only: self.keys_only,
-            context: (!self.at.is_zero())
-                .then(|| RequestContext { at_version: self.at.0, ..RequestContext::default() }),
+            context,
         }
     }
 }
@@ -179,7 +190,7 @@ impl Client {
         query: RangeQuery,
         context: Option<RequestContext>,
     ) -> Result<Entries, Error> {
-        let request = query.into_request();
+        let request = query.into_request(self);
         let request = RangeRequest { context: context.or(request.context), ..request };
         let page_time = self.options().timeout;
         let opened = self.read(move |mut rpc, time| {
@@ -201,6 +212,7 @@ impl Client {
         let first = first.ok_or(Error::Protocol("a range read without a page"))?;
         let version = Version(first.version);
         self.saw(version);
+        self.observed(version);
         let rest = stream::unfold(Some(pages), move |pages| next_page(pages, page_time));
         let entries = stream::iter([Ok(first)]).chain(rest).flat_map(|page| {
             let entries: Vec<_> = match page {

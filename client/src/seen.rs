@@ -15,6 +15,8 @@ const STEP: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub struct Seen {
     newest: AtomicU64,
+    /// The newest that this client has written or read.
+    observed: AtomicU64,
     /// When a version was last seen that was newer by a step.
     renewed: Mutex<Option<Instant>>,
 }
@@ -22,6 +24,16 @@ pub struct Seen {
 impl Seen {
     pub fn newest(&self) -> Version {
         Version(self.newest.load(Ordering::Relaxed))
+    }
+
+    /// What a stale read has to show.
+    pub fn observed(&self) -> Version {
+        Version(self.observed.load(Ordering::Relaxed))
+    }
+
+    /// Something was written, or read, at this version.
+    pub fn observe(&self, version: Version) {
+        self.observed.fetch_max(version.0, Ordering::Relaxed);
     }
 
     /// Takes in a version of an answer.

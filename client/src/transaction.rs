@@ -442,6 +442,7 @@ impl Transaction {
             Ok(answer) => {
                 let version = Version(answer.into_inner().version);
                 self.client.saw(version);
+                self.client.observed(version);
                 return Ok(version);
             }
             Err(end) => end,

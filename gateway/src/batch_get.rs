@@ -12,8 +12,8 @@ use bytes::Bytes;
 use futures::future::join_all;
 use rangedb_proto::internal::v1::data_response::Result as Answer;
 use rangedb_proto::v1::GetResponse;
+use rangedb_types::RangeId;
 use rangedb_types::limits::MESSAGE_BYTES_MAX;
-use rangedb_types::{RangeId, Timestamp};
 use std::collections::HashMap;
 use tokio::time::Instant;
 
@@ -26,21 +26,21 @@ const VALUE_OVERHEAD_BYTES: usize = 16;
 /// Keys of one range, by their place in the request.
 type Group = Vec<usize>;
 
-/// Reads keys, all as of one version: the one given or, at zero, one that shows the latest state.
+/// Reads keys, all as of one version: the one given or, if there is none, one that shows the latest state.
 ///
 /// # Errors
 /// That of the first group that failed, or `TooLarge` if the values do not fit in one answer.
 pub async fn batch_get(
     dispatcher: &Dispatcher,
     keys: &[Bytes],
-    version: Timestamp,
+    at: ReadAt,
     deadline: Instant,
     patient: bool,
 ) -> Result<Vec<GetResponse>, Failure> {
     let (mut values, mut missing, mut answer_bytes) = start(keys);
     let mut call = Call::new(deadline, patient);
     let mut obstacle = Obstacle::new(deadline);
-    let mut at = ReadAt { version, pass_over: Vec::new() };
+    let mut at = at;
     while !missing.is_empty() {
         let (groups, unrouted) = group(dispatcher, keys, &missing, deadline).await;
         if at.version.is_zero() && (groups.len() > 1 || missing.len() < keys.len()) {
@@ -52,7 +52,10 @@ pub async fn batch_get(
         let attempts = groups.into_iter().map(|group| async {
             let keys = group.iter().map(|i| keys[*i].clone()).collect();
             let operation = Operation::Get { keys, at: at.clone() };
-            let (verdict, _) = dispatcher.attempt(&operation, &Call::new(deadline, patient)).await;
+            let verdict = match dispatcher.elsewhere(&operation, deadline).await {
+                Some(answered) => Verdict::Done(answered.answer),
+                None => dispatcher.attempt(&operation, &Call::new(deadline, patient)).await.0,
+            };
             (group, operation, verdict)
         });
         let mut retry = unrouted;

@@ -72,6 +72,7 @@ pub struct Metrics {
     requests_ok: [IntCounter; 14],
     durations: [Histogram; 14],
     pub retries: IntCounterVec,
+    pub replica_reads: IntCounterVec,
     pub routes_found: IntCounter,
     pub routes_missed: IntCounter,
     pub routes_fetched: IntCounterVec,
@@ -125,6 +126,11 @@ impl Metrics {
             requests,
             durations: Method::ALL.map(|method| durations.with_label_values(&[method.name()])),
             retries: counters("rangedb_gateway_retries_total", "Repeated attempts.", &["reason"]),
+            replica_reads: counters(
+                "rangedb_gateway_replica_reads_total",
+                "Stale and follower reads by who answered them.",
+                &["answered_by"],
+            ),
             routes_found: counter("rangedb_gateway_route_hits_total", "Routes found in the cache."),
             routes_missed: counter(
                 "rangedb_gateway_route_misses_total",

@@ -42,13 +42,38 @@ pub enum Place {
 /// One operation inside one range.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Operation {
-    Get { keys: Vec<Bytes>, at: ReadAt },
-    Put { key: Bytes, value: Bytes, condition: Option<Condition>, identity: Identity },
-    Delete { key: Bytes, condition: Option<Condition>, identity: Identity },
-    DeleteRange { start: Bytes, end: Bytes, identity: Identity },
+    Get {
+        keys: Vec<Bytes>,
+        at: ReadAt,
+    },
+    Put {
+        key: Bytes,
+        value: Bytes,
+        condition: Option<Condition>,
+        identity: Identity,
+    },
+    Delete {
+        key: Bytes,
+        condition: Option<Condition>,
+        identity: Identity,
+    },
+    DeleteRange {
+        start: Bytes,
+        end: Bytes,
+        identity: Identity,
+    },
     Scan(Scan),
-    CommitStatus { key: Bytes, request_id: Bytes, seen: Timestamp },
+    CommitStatus {
+        key: Bytes,
+        request_id: Bytes,
+        seen: Timestamp,
+    },
     Action(Action),
+    /// Closes a version of the range at a place.
+    Claim {
+        place: Place,
+        version: Timestamp,
+    },
 }
 
 /// What a read sees.
@@ -58,6 +83,19 @@ pub struct ReadAt {
     pub version: Timestamp,
     /// Transactions that surely commit above it.
     pub pass_over: Vec<Timestamp>,
+    /// Who may answer.
+    pub source: Source,
+}
+
+/// Who may answer a read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Source {
+    #[default]
+    Leader,
+    /// Any replica that has closed the version.
+    Closed,
+    /// Any replica that has applied what the leader says is needed.
+    Claimed,
 }
 
 /// A step of a transaction, on keys of one range. It may be repeated.
@@ -98,6 +136,7 @@ impl Operation {
         match self {
             Self::Get { keys, .. } => Place::At(keys.first().cloned().unwrap_or_default()),
             Self::Action(action) => Place::At(action.first.clone()),
+            Self::Claim { place, .. } => place.clone(),
             Self::Put { key, .. } | Self::Delete { key, .. } | Self::CommitStatus { key, .. } => {
                 Place::At(key.clone())
             }
@@ -114,7 +153,11 @@ impl Operation {
             Self::Put { identity, .. }
             | Self::Delete { identity, .. }
             | Self::DeleteRange { identity, .. } => Some(identity),
-            Self::Get { .. } | Self::Scan(_) | Self::CommitStatus { .. } | Self::Action(_) => None,
+            Self::Get { .. }
+            | Self::Scan(_)
+            | Self::CommitStatus { .. }
+            | Self::Action(_)
+            | Self::Claim { .. } => None,
         }
     }
 
@@ -129,6 +172,7 @@ impl Operation {
                 Self::Delete { key, .. } | Self::CommitStatus { key, .. } => key.len(),
                 Self::DeleteRange { start, end, .. } => start.len() + end.len(),
                 Self::Scan(scan) => scan.start.len() + scan.end.len(),
+                Self::Claim { .. } => 0,
             }
     }
 
@@ -173,6 +217,9 @@ impl Operation {
                 read_version: scan.at.version.0,
                 pass_over: scan.at.pass_over.iter().map(|id| id.0).collect(),
             }),
+            Self::Claim { version, .. } => {
+                WireOperation::Claim(wire::NodeClaim { version: version.0 })
+            }
             Self::CommitStatus { key, request_id, seen } => {
                 WireOperation::CommitStatus(wire::NodeCommitStatus {
                     key,
@@ -189,6 +236,16 @@ impl Operation {
     #[must_use]
     pub fn get(keys: Vec<Bytes>) -> Self {
         Self::Get { keys, at: ReadAt::default() }
+    }
+
+    /// The version of a read, and who may answer it.
+    #[must_use]
+    pub const fn source(&self) -> Option<(Timestamp, Source)> {
+        match self {
+            Self::Get { at, .. } => Some((at.version, at.source)),
+            Self::Scan(scan) => Some((scan.at.version, scan.at.source)),
+            _ => None,
+        }
     }
 
     /// What a read sees; `None` for anything else.

@@ -7,7 +7,7 @@
 use crate::batch_get::unexpected;
 use crate::dispatch::{Call, Dispatcher};
 use crate::errors::Failure;
-use crate::operation::{Operation, Place, ReadAt, Scan};
+use crate::operation::{Operation, Place, ReadAt, Scan, Source};
 use bytes::Bytes;
 use rangedb_proto::internal::v1::NodeScanResult;
 use rangedb_proto::internal::v1::data_response::Result as Answer;
@@ -56,20 +56,22 @@ pub struct RangeReader {
     left: Wanted,
     patience: Patience,
     version: Timestamp,
+    source: Source,
     finished: bool,
     sent_any: bool,
 }
 
 impl RangeReader {
-    /// `version` zero: the latest state.
     #[must_use]
-    pub const fn new(
+    pub fn new(
         dispatcher: Arc<Dispatcher>,
         wanted: Wanted,
-        version: Timestamp,
+        at: ReadAt,
         patience: Patience,
     ) -> Self {
-        Self { dispatcher, left: wanted, patience, version, finished: false, sent_any: false }
+        let ReadAt { version, source, .. } = at;
+        let (finished, sent_any) = (false, false);
+        Self { dispatcher, left: wanted, patience, version, source, finished, sent_any }
     }
 
     /// The next page; `None` after the last. Even an empty read has one page, which tells its version.
@@ -106,7 +108,7 @@ impl RangeReader {
             bytes_max: left.page_bytes,
             reverse: left.reverse,
             keys_only: left.keys_only,
-            at: ReadAt { version: self.version, pass_over: Vec::new() },
+            at: ReadAt { version: self.version, source: self.source, ..ReadAt::default() },
         };
         let call = Call::new(deadline, false);
         let answered = self.dispatcher.execute(&Operation::Scan(scan), call).await?;

@@ -3,6 +3,7 @@
 //! Owns: the translation between public calls and operations. Must not know: routes, links, retries.
 
 use crate::batch_get::{batch_get, unexpected};
+use crate::consistency::read_at;
 use crate::deadline;
 use crate::delete_range::delete_range;
 use crate::dispatch::{Call, Dispatcher};
@@ -12,7 +13,7 @@ use crate::operation::{Identity, Operation, ReadAt};
 use crate::pipeline::{PipelineLimits, PipelineStream};
 use crate::range_read::{Patience, RangeReader, Wanted};
 use crate::transaction::{Tokens, fate_of, write_all};
-use crate::transactions::{Writes, read_version};
+use crate::transactions::Writes;
 use crate::validation;
 use futures::Stream;
 use futures::stream::{self, BoxStream, StreamExt as _};
@@ -37,6 +38,8 @@ use tonic::{Code, Request, Response, Status, Streaming};
 /// Metadata of a BatchGet's answer: a timestamp that lies before any write the caller starts from
 /// now on, for the `seen_version` of later retries.
 pub const SEEN_VERSION_METADATA: &str = "rangedb-seen-version";
+/// Metadata of a Get's or BatchGet's answer: the version it shows, if that was not simply the latest.
+pub const READ_VERSION_METADATA: &str = "rangedb-read-version";
 
 /// The service's settings.
 #[derive(Clone, Copy, Debug)]
@@ -86,13 +89,12 @@ impl KeyValueService {
         Ok(identity)
     }
 
-    /// What a read sees; zero: the latest state.
-    async fn read_version(
+    async fn read_at(
         &self,
         context: Option<&RequestContext>,
         deadline: Instant,
-    ) -> Result<Timestamp, Failure> {
-        read_version(&self.dispatcher, &self.tokens, context, deadline).await
+    ) -> Result<ReadAt, Failure> {
+        read_at(&self.dispatcher, &self.tokens, context, deadline).await
     }
 
     async fn execute(&self, operation: &Operation, deadline: Instant) -> Result<Answer, Failure> {
@@ -107,16 +109,21 @@ impl KeyValueService {
         }
     }
 
-    async fn do_get(&self, request: Request<GetRequest>) -> Result<GetResponse, Failure> {
+    async fn do_get(
+        &self,
+        request: Request<GetRequest>,
+    ) -> Result<(GetResponse, Timestamp), Failure> {
         let deadline = self.deadline(request.metadata())?;
         let request = request.into_inner();
         validation::key("key", &request.key)?;
-        validation::read_context(request.context.as_ref())?;
-        let version = self.read_version(request.context.as_ref(), deadline).await?;
-        let at = ReadAt { version, pass_over: Vec::new() };
+        let at = self.read_at(request.context.as_ref(), deadline).await?;
+        let version = at.version;
         let operation = Operation::Get { keys: vec![request.key], at };
         match self.execute(&operation, deadline).await? {
-            Answer::Get(mut page) => page.values.pop().map(get_response).ok_or_else(unexpected),
+            Answer::Get(mut page) => {
+                let value = page.values.pop().map(get_response).ok_or_else(unexpected)?;
+                Ok((value, version))
+            }
             _ => Err(unexpected()),
         }
     }
@@ -159,13 +166,14 @@ impl KeyValueService {
     async fn do_batch_get(
         &self,
         request: Request<BatchGetRequest>,
-    ) -> Result<BatchGetResponse, Failure> {
+    ) -> Result<(BatchGetResponse, Timestamp), Failure> {
         let deadline = self.deadline(request.metadata())?;
         let request = request.into_inner();
         validation::batch_get(&request)?;
-        let version = self.read_version(request.context.as_ref(), deadline).await?;
-        let values = batch_get(&self.dispatcher, &request.keys, version, deadline, false).await?;
-        Ok(BatchGetResponse { values })
+        let at = self.read_at(request.context.as_ref(), deadline).await?;
+        let version = at.version;
+        let values = batch_get(&self.dispatcher, &request.keys, at, deadline, false).await?;
+        Ok((BatchGetResponse { values }, version))
     }
 
     async fn do_batch(&self, request: Request<BatchRequest>) -> Result<BatchResponse, Failure> {
@@ -215,7 +223,6 @@ impl KeyValueService {
             Patience::PerPage(self.limits.request_timeout)
         };
         let request = request.into_inner();
-        validation::read_context(request.context.as_ref())?;
         validation::span(&request.start, &request.end)?;
         let limit = validation::entry_limit(request.limit)?;
         let wanted = Wanted {
@@ -226,8 +233,8 @@ impl KeyValueService {
             keys_only: request.keys_only,
             page_bytes: self.limits.page_bytes,
         };
-        let version = self.read_version(request.context.as_ref(), patience.deadline()).await?;
-        Ok(RangeReader::new(Arc::clone(&self.dispatcher), wanted, version, patience))
+        let at = self.read_at(request.context.as_ref(), patience.deadline()).await?;
+        Ok(RangeReader::new(Arc::clone(&self.dispatcher), wanted, at, patience))
     }
 
     /// Counts a finished call and turns its failure into a status.
@@ -274,6 +281,20 @@ impl KeyValueService {
     }
 }
 
+/// An answer, and the version it was read at.
+fn split<T>(read: Result<(T, Timestamp), Failure>) -> (Result<T, Failure>, Timestamp) {
+    match read {
+        Ok((answer, version)) => (Ok(answer), version),
+        Err(failure) => (Err(failure), Timestamp::ZERO),
+    }
+}
+
+fn tell<T>(response: &mut Response<T>, name: &'static str, version: Timestamp) {
+    if !version.is_zero() {
+        response.metadata_mut().insert(name, version.0.into());
+    }
+}
+
 /// A value as applications get it.
 pub fn get_response(value: NodeValue) -> GetResponse {
     GetResponse { found: value.found, value: value.value, version: value.version }
@@ -286,8 +307,10 @@ impl KeyValue for KeyValueService {
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
         let began = Instant::now();
-        let result = self.do_get(request).await;
-        self.finish(Method::Get, began, result)
+        let (result, version) = split(self.do_get(request).await);
+        let mut response = self.finish(Method::Get, began, result)?;
+        tell(&mut response, READ_VERSION_METADATA, version);
+        Ok(response)
     }
 
     async fn batch_get(
@@ -296,11 +319,10 @@ impl KeyValue for KeyValueService {
     ) -> Result<Response<BatchGetResponse>, Status> {
         let began = Instant::now();
         let seen = self.dispatcher.timestamps.latest_seen();
-        let result = self.do_batch_get(request).await;
+        let (result, version) = split(self.do_batch_get(request).await);
         let mut response = self.finish(Method::BatchGet, began, result)?;
-        if !seen.is_zero() {
-            response.metadata_mut().insert(SEEN_VERSION_METADATA, seen.0.into());
-        }
+        tell(&mut response, SEEN_VERSION_METADATA, seen);
+        tell(&mut response, READ_VERSION_METADATA, version);
         Ok(response)
     }
 

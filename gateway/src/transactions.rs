@@ -16,8 +16,8 @@ use rangedb_proto::v1::transaction_write::Want as WireWant;
 use rangedb_proto::v1::transactions_server::Transactions;
 use rangedb_proto::v1::{
     self, AcquireRequest, AcquireResponse, AcquiredValue, BeginRequest, BeginResponse,
-    CommitRequest, CommitResponse, RenewRequest, RenewResponse, RequestContext, RollbackRequest,
-    RollbackResponse, TakeSnapshotRequest, TakeSnapshotResponse,
+    CommitRequest, CommitResponse, RenewRequest, RenewResponse, RollbackRequest, RollbackResponse,
+    TakeSnapshotRequest, TakeSnapshotResponse,
 };
 use rangedb_types::Timestamp;
 use rangedb_types::limits::BATCH_BYTES_MAX;
@@ -306,37 +306,6 @@ fn sorted(mut reads: Reads) -> Reads {
     reads.keys.sort_unstable();
     reads.keys.dedup();
     reads
-}
-
-/// What a read sees; zero: the latest state.
-///
-/// # Errors
-/// `Invalid` for a token that is none or for two answers to the question, `Expired`.
-pub async fn read_version(
-    dispatcher: &Dispatcher,
-    tokens: &Tokens,
-    context: Option<&RequestContext>,
-    deadline: Instant,
-) -> Result<Timestamp, Failure> {
-    let Some(context) = context else { return Ok(Timestamp::ZERO) };
-    if context.transaction.is_empty() {
-        return Ok(Timestamp(context.at_version));
-    }
-    if context.at_version != 0 {
-        let words = "a transaction reads at a version of its own";
-        return Err(Failure::invalid("context.at_version", words));
-    }
-    let token = tokens.read(&context.transaction, deadline).await?;
-    if token.is_expired(dispatcher.timestamps.latest_seen()) {
-        return Err(Failure::Expired);
-    }
-    let version = token.read_version();
-    if version.is_zero() && token.isolation != Isolation::ReadCommitted {
-        let words =
-            "this transaction has no snapshot yet: call TakeSnapshot, or Acquire with `read`";
-        return Err(Failure::invalid("context.transaction", words));
-    }
-    Ok(version)
 }
 
 #[tonic::async_trait]

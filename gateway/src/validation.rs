@@ -36,32 +36,23 @@ fn limit(field: &'static str, error: &LimitError) -> Failure {
     }
 }
 
-/// Checks what a read may carry.
-///
-/// # Errors
-/// `NotImplemented` for what is not served yet.
-pub fn read_context(context: Option<&RequestContext>) -> Result<(), Failure> {
-    let Some(context) = context else { return Ok(()) };
-    match context.consistency.as_ref().and_then(|consistency| consistency.level.as_ref()) {
-        Some(Level::Stale(_)) => Err(not_implemented("stale", "stale reads are not served yet")),
-        Some(Level::Linearizable(_)) | None => Ok(()),
-    }
-}
-
 /// Refuses what only unary calls take.
 ///
 /// # Errors
 /// `Invalid`.
 pub fn no_transaction(context: Option<&RequestContext>) -> Result<(), Failure> {
-    if context.is_some_and(|context| !context.transaction.is_empty() || context.at_version != 0) {
-        let words = "reads at a version, or of a transaction, go by unary calls, not by Pipeline";
+    let plain = |context: &RequestContext| {
+        let level = context.consistency.and_then(|consistency| consistency.level);
+        context.transaction.is_empty()
+            && context.at_version == 0
+            && matches!(level, None | Some(Level::Linearizable(_)))
+    };
+    if !context.is_none_or(plain) {
+        let words = "reads at a version, of a transaction, stale ones and those of followers go by unary \
+                     calls, not by Pipeline";
         return Err(Failure::invalid("context", words));
     }
     Ok(())
-}
-
-fn not_implemented(feature: &'static str, message: &str) -> Failure {
-    Failure::NotImplemented { feature, message: message.to_owned() }
 }
 
 /// The identity of a write. `recent` is an oracle timestamp the gateway already knows.
@@ -75,7 +66,11 @@ pub fn write_context(
     context: Option<&RequestContext>,
     recent: Timestamp,
 ) -> Result<Identity, Failure> {
-    read_context(context)?;
+    let level = context.and_then(|context| context.consistency?.level);
+    if !matches!(level, None | Some(Level::Linearizable(_))) {
+        let words = "a write is always linearizable; leave the consistency out";
+        return Err(Failure::invalid("context.consistency", words));
+    }
     if context.is_some_and(|context| !context.transaction.is_empty()) {
         let words = "the writes of a transaction are sent with its Commit";
         return Err(Failure::invalid("context.transaction", words));
@@ -177,7 +172,6 @@ pub fn entry_limit(limit: i64) -> Result<u64, Failure> {
 /// # Errors
 /// `Invalid` for too many keys, or the first key that breaks a limit.
 pub fn batch_get(request: &v1::BatchGetRequest) -> Result<(), Failure> {
-    read_context(request.context.as_ref())?;
     if request.keys.len() > BATCH_GET_KEYS_MAX {
         let text = format!("{} keys; at most {BATCH_GET_KEYS_MAX} a call", request.keys.len());
         return Err(Failure::invalid("keys", text));
@@ -238,12 +232,11 @@ mod tests {
 
     #[test]
     fn contexts_are_checked() {
-        let transaction = RequestContext { transaction: Bytes::from_static(b"t"), ..context() };
-        read_context(Some(&transaction)).unwrap();
         let stale =
             v1::Consistency { level: Some(Level::Stale(v1::consistency::Stale { max_age_ms: 1 })) };
         let stale = RequestContext { consistency: Some(stale), ..context() };
-        assert_eq!(read_context(Some(&stale)).unwrap_err().code(), Code::Unimplemented);
+        assert_eq!(write_context(Some(&stale), RECENT).unwrap_err().code(), Code::InvalidArgument);
+        assert_eq!(no_transaction(Some(&stale)).unwrap_err().code(), Code::InvalidArgument);
         let short = RequestContext { request_id: Bytes::from_static(b"short"), ..context() };
         assert_eq!(write_context(Some(&short), RECENT).unwrap_err().code(), Code::InvalidArgument);
         let no_id = RequestContext { retry: true, seen_version: 1, ..context() };

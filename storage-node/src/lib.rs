@@ -1,6 +1,7 @@
 //! The storage node: hosts the replicas of many ranges, each a Raft group, on one RocksDB.
 
 pub mod access;
+pub mod closed;
 pub mod deadlock;
 pub mod gc;
 pub mod heartbeat;

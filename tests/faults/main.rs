@@ -9,4 +9,5 @@ mod full_disk;
 mod kills;
 mod placement;
 mod power;
+mod replica_reads;
 mod slow_disk;

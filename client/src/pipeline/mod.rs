@@ -161,6 +161,7 @@ impl Pipeline {
 
     fn saw(&self, version: u64) -> Version {
         self.handle.client.saw(Version(version));
+        self.handle.client.observed(Version(version));
         Version(version)
     }
 

@@ -154,7 +154,8 @@ impl Session {
         let Some(mut fetch) = self.fetches.remove(place) else { return };
         let count = (batch.count as usize).min(fetch.waiters.len());
         if batch.count > 0 {
-            client.saw(Timestamp(batch.first + u64::from(batch.count) - 1));
+            let last = Timestamp(batch.first + u64::from(batch.count) - 1);
+            client.fetched(last, fetch.sent);
         }
         let unserved = fetch.waiters.split_off(count);
         for (timestamp, waiter) in (batch.first..).zip(fetch.waiters) {

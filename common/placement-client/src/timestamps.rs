@@ -27,6 +27,8 @@ pub struct TimestampClient {
     pub(crate) queue: Mutex<Queue>,
     pub(crate) arrived: Notify,
     latest_seen: AtomicU64,
+    /// The newest that was fetched, and when its fetch was sent.
+    fetched: Mutex<Option<(Timestamp, Instant)>>,
     task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -45,6 +47,7 @@ impl TimestampClient {
             queue: Mutex::new(Queue::default()),
             arrived: Notify::new(),
             latest_seen: AtomicU64::new(0),
+            fetched: Mutex::new(None),
             task: tokio::sync::Mutex::new(None),
         });
         let task = tokio::spawn(fetcher::run(this.clone(), client, cancel));
@@ -88,6 +91,23 @@ impl TimestampClient {
     #[must_use]
     pub fn latest_seen(&self) -> Timestamp {
         Timestamp(self.latest_seen.load(Ordering::Acquire))
+    }
+
+    /// The oracle's time now, by this process's clock since its last fetch: never earlier than the oracle
+    /// would say, as long as the two clocks run alike. `None` before the first fetch.
+    #[must_use]
+    pub fn estimate(&self) -> Option<Timestamp> {
+        let (fetched, sent) = (*self.fetched.lock())?;
+        let elapsed = u64::try_from(sent.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Some(Timestamp::new(fetched.physical_ms().saturating_add(elapsed).saturating_add(1), 0))
+    }
+
+    pub(crate) fn fetched(&self, timestamp: Timestamp, sent: Instant) {
+        self.saw(timestamp);
+        let mut fetched = self.fetched.lock();
+        if fetched.is_none_or(|(before, _)| before < timestamp) {
+            *fetched = Some((timestamp, sent));
+        }
     }
 
     /// Raises [`Self::latest_seen`] to a timestamp that arrived by another way.

@@ -5,6 +5,7 @@
 //! earlier attempt may have been applied.
 
 mod call;
+mod elsewhere;
 mod interpret;
 
 pub use call::{Call, Reason, Retry};
@@ -114,6 +115,9 @@ impl Dispatcher {
         operation: &Operation,
         mut call: Call,
     ) -> Result<Answered, Failure> {
+        if let Some(answered) = self.elsewhere(operation, call.deadline).await {
+            return Ok(answered);
+        }
         // A read that passes over an intent says so from then on.
         let mut operation = Cow::Borrowed(operation);
         let mut obstacle = Obstacle::new(call.deadline);
@@ -279,6 +283,7 @@ pub fn request(
         epoch: Some(route.descriptor.epoch.into()),
         timeout_ms: u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX).max(1),
         operation: Some(operation),
+        replica: None,
     }
 }
 

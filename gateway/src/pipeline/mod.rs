@@ -209,7 +209,6 @@ impl PipelineStream {
 
 fn checked_get(request: GetRequest) -> Result<bytes::Bytes, Failure> {
     validation::key("get.key", &request.key)?;
-    validation::read_context(request.context.as_ref())?;
     validation::no_transaction(request.context.as_ref())?;
     Ok(request.key)
 }

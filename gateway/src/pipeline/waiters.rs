@@ -11,7 +11,7 @@ use crate::errors::Failure;
 use crate::metrics::Method;
 use crate::nodes::Outcome;
 use crate::nodes::waiter::{Waiter, Wake as _, Wakes};
-use crate::operation::Operation;
+use crate::operation::{Operation, ReadAt};
 use crate::routing::Route;
 use crate::service::get_response;
 use bytes::Bytes;
@@ -20,7 +20,6 @@ use rangedb_proto::internal::v1::data_response::Result as Answer;
 use rangedb_proto::v1::pipeline_result::Result as Public;
 use rangedb_proto::v1::{BatchGetResponse, DeleteResponse, PutResponse};
 use rangedb_types::NodeId;
-use rangedb_types::Timestamp;
 use std::sync::Arc;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -95,7 +94,7 @@ impl StreamContext {
         let dispatcher = Arc::clone(&self.dispatcher);
         self.run(ticket, async move {
             let values =
-                batch_get(&dispatcher, &keys, Timestamp::ZERO, ticket.deadline, true).await?;
+                batch_get(&dispatcher, &keys, ReadAt::default(), ticket.deadline, true).await?;
             Ok(Public::BatchGet(BatchGetResponse { values }))
         });
     }

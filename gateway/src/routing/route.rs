@@ -13,6 +13,8 @@ pub struct Route {
     leader: AtomicU64,
     /// Which replica is asked next while the leader is unknown.
     next: AtomicUsize,
+    /// Which of the others answers the next read that any replica may.
+    turn: AtomicUsize,
     /// Set by lookups, cleared by the cache's eviction hand.
     used: AtomicBool,
 }
@@ -24,6 +26,7 @@ impl Route {
             descriptor,
             leader: AtomicU64::new(leader.map_or(0, NodeId::get)),
             next: AtomicUsize::new(0),
+            turn: AtomicUsize::new(0),
             used: AtomicBool::new(true),
         }
     }
@@ -60,6 +63,19 @@ impl Route {
             let turn = self.next.load(Ordering::Relaxed).checked_rem(count)?;
             voters.clone().nth(turn).map(|replica| replica.node_id)
         })
+    }
+
+    /// The nodes whose replicas do not lead, as far as is known: each call begins with another one.
+    #[must_use]
+    pub fn others(&self) -> Vec<NodeId> {
+        let leader = self.leader();
+        let nodes = self.descriptor.replicas.iter().map(|replica| replica.node_id);
+        let mut others: Vec<_> = nodes.filter(|node| Some(*node) != leader).collect();
+        if !others.is_empty() {
+            let turn = self.turn.fetch_add(1, Ordering::Relaxed) % others.len();
+            others.rotate_left(turn);
+        }
+        others
     }
 
     /// A replica named the leader.

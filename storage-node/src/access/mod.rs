@@ -57,6 +57,11 @@ pub trait RangeAccess: Send + Sync {
 
     fn largest_commit(&self) -> Timestamp;
 
+    fn applied_index(&self) -> u64;
+
+    /// The greatest version that is closed for a state in which so much is applied; zero: none.
+    fn closed_at(&self, applied_index: u64) -> Timestamp;
+
     /// Grows when fences or range tombstones change; odd while such a change is being applied.
     fn special_generation(&self) -> u64;
 
@@ -138,6 +143,14 @@ impl RangeAccess for ReplicaHandle {
 
     fn largest_commit(&self) -> Timestamp {
         ReplicaHandle::largest_commit(self)
+    }
+
+    fn applied_index(&self) -> u64 {
+        ReplicaHandle::applied_index(self)
+    }
+
+    fn closed_at(&self, applied_index: u64) -> Timestamp {
+        self.closed().at(applied_index)
     }
 
     fn special_generation(&self) -> u64 {

@@ -220,6 +220,14 @@ impl RangeAccess for FakeRange {
         async move { outcome.await.unwrap_or(Err(ProposeError::OutcomeUnknown)) }.boxed()
     }
 
+    fn applied_index(&self) -> u64 {
+        0
+    }
+
+    fn closed_at(&self, _: u64) -> Timestamp {
+        Timestamp::ZERO
+    }
+
     fn largest_commit(&self) -> Timestamp {
         Timestamp(self.largest_commit.load(Ordering::SeqCst))
     }

@@ -15,8 +15,10 @@
 pub mod metrics;
 mod pool;
 mod reader;
+mod replica;
 mod view;
 
 pub use pool::ReadPool;
 pub use reader::{Get, GetResult, ReadAt, Reader, Scan, ScanResult};
+pub use replica::AtReplica;
 pub use view::{IntentHint, Specials, SpecialsCache, View};

@@ -31,7 +31,8 @@ const LATEST_ATTEMPTS_MAX: usize = 4;
 /// A last commit older than this is not what a scan reads at.
 const COMMIT_AGE_MAX: std::time::Duration = std::time::Duration::from_secs(1);
 
-const DEADLINE: Refusal = Refusal::NotReady("the deadline passed before the read could begin");
+pub(super) const DEADLINE: Refusal =
+    Refusal::NotReady("the deadline passed before the read could begin");
 
 /// A request for the latest state of some keys of one range.
 pub struct Get {
@@ -67,8 +68,8 @@ pub type ScanResult = Result<(Page, Timestamp), Refusal>;
 
 /// Reads the engine for requests.
 pub struct Reader {
-    engine: Arc<dyn Engine>,
-    pool: Arc<ReadPool>,
+    pub(super) engine: Arc<dyn Engine>,
+    pub(super) pool: Arc<ReadPool>,
     timestamps: Arc<dyn Timestamps>,
     /// Owns the few tasks of reads that the lease did not cover.
     tasks: TaskTracker,
@@ -400,7 +401,7 @@ impl Reader {
     }
 }
 
-fn page(
+pub(super) fn page(
     view: &View,
     span: &Span,
     read_ts: Timestamp,
@@ -415,7 +416,7 @@ fn same_range(a: &Target, b: &Target) -> bool {
     Arc::ptr_eq(a.state(), b.state()) && a.leadership == b.leadership
 }
 
-fn values(view: &View, keys: &[Bytes], seen: Seen<'_>) -> GetResult {
+pub(super) fn values(view: &View, keys: &[Bytes], seen: Seen<'_>) -> GetResult {
     let tombstones = &view.specials.tombstones;
     if let [key] = keys {
         let value = rangedb_mvcc::get(&*view.snapshot, tombstones, key, seen)?;

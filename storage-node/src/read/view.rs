@@ -4,10 +4,10 @@ use super::metrics;
 use crate::access::{RangeAccess, Refusal, Target};
 use parking_lot::Mutex;
 use rangedb_engine::{Engine, Snapshot};
-use rangedb_mvcc::state::{GcState, RangeRecord as _};
+use rangedb_mvcc::state::{AppliedState, GcState, RangeRecord as _, RangeState};
 use rangedb_mvcc::txn::intents_below;
 use rangedb_mvcc::{FenceSet, TombstoneSet};
-use rangedb_types::Timestamp;
+use rangedb_types::{RangeDescriptor, Timestamp};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -149,6 +149,30 @@ impl View {
             return Ok(None);
         }
         Self::with(snapshot, target, Generations { before, after }).map(Some)
+    }
+
+    /// One replica's state in a snapshot, whoever leads: what bounds it has there, and what is applied, the
+    /// snapshot itself says. `None` if it holds none of this replica.
+    pub fn of_replica(
+        snapshot: Arc<dyn Snapshot>,
+        access: &dyn RangeAccess,
+    ) -> Result<Option<(Self, RangeDescriptor, u64)>, Refusal> {
+        let range_id = access.range_id();
+        let state = RangeState::load(&*snapshot, range_id)?;
+        let (Some(state), Some(applied)) = (state, AppliedState::load(&*snapshot, range_id)?)
+        else {
+            return Ok(None);
+        };
+        if state.replica_id != access.replica_id() {
+            return Ok(None);
+        }
+        let safe_point = GcState::load(&*snapshot, range_id)?.unwrap_or_default().safe_point;
+        let tombstones = TombstoneSet::load(&*snapshot, &state.descriptor.span)?;
+        let specials = Arc::new(Specials { fences: FenceSet::default(), tombstones, safe_point });
+        let none = Counts { special: 1, intents: 1 };
+        let view =
+            Self { snapshot, specials, generations: Generations { before: none, after: none } };
+        Ok(Some((view, state.descriptor, applied.index)))
     }
 
     /// Refuses a read of versions that may be gone. The snapshot was taken before, so what it shows at

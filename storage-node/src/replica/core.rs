@@ -70,6 +70,7 @@ pub struct Replica {
     pub(super) in_flight: Option<InFlight>,
     /// Since when it sleeps.
     pub(super) asleep: Option<MonotonicTime>,
+    pub(super) nap: Option<super::sleep::Nap>,
     /// Ticks since the range was last used.
     pub(super) idle_ticks: u32,
     pub(super) sizer: LogSizer,
@@ -122,6 +123,7 @@ impl Replica {
             written,
             in_flight: None,
             asleep: None,
+            nap: None,
             idle_ticks: 0,
             sizer: LogSizer::default(),
             last_contact: HashMap::new(),
@@ -246,7 +248,7 @@ impl Replica {
         match input {
             Input::Message(message) => self.step_message(message, now),
             Input::Propose(write) => self.writes.push(write),
-            Input::Read(reply) => self.take_read(reply),
+            Input::Read(reply) | Input::Prove(reply) => self.take_read(reply),
             Input::Check { check_id, reply } => self.propose_check(check_id, reply),
             Input::ChangeReplicas { epoch, changes, leave_joint } => {
                 self.propose_change(epoch, &changes, leave_joint);

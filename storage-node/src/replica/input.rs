@@ -15,6 +15,8 @@ pub enum Input {
     Message(Message),
     Propose(Write),
     Read(ReadReply),
+    /// Asks a majority, too, but is no use of the range.
+    Prove(ReadReply),
     Check {
         check_id: u64,
         reply: ProposeReply,

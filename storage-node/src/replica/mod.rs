@@ -35,7 +35,7 @@ pub use self::core::Replica;
 pub use self::input::Input;
 pub use self::options::ReplicaOptions;
 pub use self::ready::{Effects, Persisted};
-pub use self::sleep::Sleep;
+pub use self::sleep::{Nap, Sleep};
 
 /// Bootstrapped ranges start with a log that is truncated here, so that a replica that joins later
 /// always begins with a snapshot, which gives it its configuration.

@@ -11,7 +11,7 @@
 use super::core::Replica;
 use super::input::Input;
 use raft::eraftpb::MessageType;
-use rangedb_types::{MonotonicTime, NodeId, ReplicaId};
+use rangedb_types::{MonotonicTime, NodeId, ReplicaId, ReplicaRole};
 
 /// Where a leader fell asleep. A follower that is anywhere else stays awake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,10 +20,25 @@ pub struct Sleep {
     pub index: u64,
 }
 
+/// A sleep that leader and followers have agreed upon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nap {
+    pub sleep: Sleep,
+    pub leads: bool,
+    /// Of a leader: followers that were down and did not agree.
+    pub without: Vec<ReplicaId>,
+}
+
 impl Replica {
     #[must_use]
     pub fn is_asleep(&self) -> bool {
         self.asleep.is_some()
+    }
+
+    /// What it agreed to sleep upon; none also while it sleeps because it was just loaded.
+    #[must_use]
+    pub fn nap(&self) -> Option<&Nap> {
+        self.nap.as_ref()
     }
 
     /// Puts a replica to sleep that was just loaded: it is woken with the others, a few at a time.
@@ -45,12 +60,25 @@ impl Replica {
     ) -> Option<Sleep> {
         if self.idle_ticks < self.options.sleep_ticks
             || !self.is_at_rest()
-            || !self.followers_agree(now, is_silent)
+            || !self.two_are_a_majority()
         {
             return None;
         }
+        let without = self.disagreeing(now, is_silent)?;
         self.asleep = Some(now);
-        Some(Sleep { term: self.term(), index: self.last_index() })
+        let sleep = Sleep { term: self.term(), index: self.last_index() };
+        self.nap = Some(Nap { sleep, leads: true, without });
+        Some(sleep)
+    }
+
+    /// True if the leader and any of its followers are a majority together: then the two know, asleep, that nobody
+    /// else was elected, and the follower may answer reads (`docs/closed-timestamps.md`).
+    fn two_are_a_majority(&self) -> bool {
+        let is_learner = |member: &&rangedb_types::Replica| member.role == ReplicaRole::Learner;
+        let members = &self.descriptor.replicas;
+        let learners = members.iter().filter(is_learner).count();
+        let voters = members.len() - learners;
+        voters == 1 || (voters <= 3 && learners == 0)
     }
 
     /// True if this leader has nothing under way.
@@ -78,21 +106,30 @@ impl Replica {
             && self.node.raft.raft_log.committed == last
     }
 
-    fn followers_agree(&self, now: MonotonicTime, is_silent: impl Fn(NodeId) -> bool) -> bool {
+    /// Followers that need not agree, as they are down; none at all if another one does not.
+    fn disagreeing(
+        &self,
+        now: MonotonicTime,
+        is_silent: impl Fn(NodeId) -> bool,
+    ) -> Option<Vec<ReplicaId>> {
         let last = self.last_index();
         let down = self.down(now);
-        self.node.raft.prs().iter().filter(|(id, _)| **id != self.replica_id.get()).all(
-            |(id, progress)| {
-                let id = ReplicaId(*id);
-                let node = self.descriptor.replica(id).map(|member| member.node_id);
-                if node.is_some_and(&is_silent) && down.contains(&id) {
-                    return true;
-                }
-                let contact = self.last_contact.get(&id.get()).copied();
-                progress.matched == last
-                    && contact.is_some_and(|at| now.since(at) < self.options.election_timeout())
-            },
-        )
+        let mut without = Vec::new();
+        let own = self.replica_id.get();
+        for (id, progress) in self.node.raft.prs().iter().filter(|(id, _)| **id != own) {
+            let id = ReplicaId(*id);
+            let node = self.descriptor.replica(id).map(|member| member.node_id);
+            if node.is_some_and(&is_silent) && down.contains(&id) {
+                without.push(id);
+                continue;
+            }
+            let contact = self.last_contact.get(&id.get()).copied();
+            let heard = contact.is_some_and(|at| now.since(at) < self.options.election_timeout());
+            if progress.matched != last || !heard {
+                return None;
+            }
+        }
+        Some(without)
     }
 
     /// The leader fell asleep.
@@ -104,6 +141,7 @@ impl Replica {
             && self.is_settled();
         if agrees {
             self.asleep = Some(now);
+            self.nap = Some(Nap { sleep, leads: false, without: Vec::new() });
         }
     }
 
@@ -127,7 +165,7 @@ impl Replica {
                 message.get_msg_type(),
                 MessageType::MsgHeartbeat | MessageType::MsgHeartbeatResponse
             ),
-            Input::Unreachable(_) | Input::Sleep { .. } => true,
+            Input::Unreachable(_) | Input::Sleep { .. } | Input::Prove(_) => true,
             _ => false,
         };
         if !idle {
@@ -139,6 +177,7 @@ impl Replica {
     /// for at least an election time-out, so whatever was promised to it has run out.
     pub fn wake(&mut self, now: MonotonicTime, leader_silent: bool) {
         let Some(since) = self.asleep.take() else { return };
+        self.nap = None;
         self.idle_ticks = 0;
         // In its sleep nobody was to speak to it.
         self.last_led = now;

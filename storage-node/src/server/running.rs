@@ -3,6 +3,7 @@
 use super::open::{Opened, SNAPSHOT_DIR};
 use super::{Context, StartError};
 use crate::access::{RangeStates, Ranges, Timestamps};
+use crate::closed::Closer;
 use crate::deadlock::{Detector, Reporter, Way};
 use crate::gc::Collector;
 use crate::heartbeat::{self, Heartbeat, Host, Hosted, LinkError, Measures, Orders};
@@ -115,11 +116,19 @@ pub(super) async fn bring_up(
         background_stop.clone(),
     ));
     background.spawn(tidy(Arc::clone(&states), store.clone(), background_stop.clone()));
+    let closer = Closer::new(
+        store.clone(),
+        Arc::clone(&states),
+        Arc::clone(&timestamps) as Arc<dyn Timestamps>,
+        links.identity,
+        Arc::clone(&links.addresses),
+    );
+    background.spawn(closer.run(background_stop.clone()));
 
     let (reporter, health_service) = tonic_health::server::health_reporter();
     let grpc_stop = CancellationToken::new();
     let raft = raft_service(context, &opened, &links, &store, &grpc_stop);
-    let node = NodeServer::new(NodeService::new(data, store.clone(), detector))
+    let node = NodeServer::new(NodeService::new(data, store.clone(), detector, links.identity))
         .max_decoding_message_size(grpc::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(grpc::MESSAGE_BYTES_MAX);
     let serving = grpc::server_builder()

@@ -45,6 +45,10 @@ pub(super) fn status(version: Option<Timestamp>) -> Answer {
     })
 }
 
+pub(super) fn claimed(index: u64) -> Answer {
+    Answer::Claim(wire::NodeClaimResult { index })
+}
+
 fn found(value: Bytes, version: Timestamp) -> wire::NodeValue {
     wire::NodeValue { found: true, value, version: version.0 }
 }

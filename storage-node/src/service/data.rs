@@ -6,7 +6,7 @@ use super::held::{Held, LOOKS, LOOKS_FOR_PART, passes_soon};
 use super::metrics::Kind;
 use super::{actions, convert, metrics};
 use crate::access::{RangeStates, Ranges, Refusal, Target, resolve};
-use crate::read::{Get, GetResult, ReadAt, Reader, Scan};
+use crate::read::{AtReplica, Get, GetResult, ReadAt, Reader, Scan};
 use crate::txn::{Action, Actor};
 use crate::write::{Batch, StatusQuery, Work, WorkResult, Write, Writer};
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use futures::{Stream, StreamExt as _};
 use prost::Message as _;
 use rangedb_proto::internal::v1::data_response::Result as Answer;
 use rangedb_proto::internal::v1::{DataRequests, DataResponse};
-use rangedb_types::{Epoch, RangeId, Span};
+use rangedb_types::{Epoch, RangeId, Span, Timestamp};
 use std::sync::Arc;
 use std::time::Instant as Clock;
 use tokio::time::Instant;
@@ -185,6 +185,10 @@ impl DataPlane {
     /// belongs.
     fn sort(&self, request: Held, looks: usize, message: &Message, sorted: &mut Sorted) {
         let (tag, kind) = (request.tag, request.decoded.operation.kind());
+        if let Some(index) = request.decoded.replica {
+            self.read_replica(request, index, message.clone());
+            return;
+        }
         let of = (request.decoded.range_id, request.decoded.epoch.version);
         if sorted.in_parts.contains(&of) && looks < LOOKS_FOR_PART {
             sorted.held.push(request);
@@ -246,6 +250,7 @@ impl DataPlane {
                 let query = StatusQuery { target, key, request_id, seen, deadline };
                 sorted.add_work(tag, kind, Work::Status(query));
             }
+            Op::Claim { version } => self.claim(tag, target, version, deadline, message.clone()),
             Op::Action(action) => {
                 let action = self.inside(action, &target)?;
                 let (key, bytes) = action.extent();
@@ -308,6 +313,51 @@ impl DataPlane {
             let tag = get.tag;
             let result = reader.get_at(get, at).await;
             message.answer_gets(vec![(tag, result)]);
+        });
+    }
+
+    /// A read that this replica may answer, though it does not lead.
+    fn read_replica(&self, request: Held, index: u64, message: Message) {
+        let Held { tag, decoded, deadline } = request;
+        let Decoded { range_id, epoch, operation, .. } = decoded;
+        let kind = operation.kind();
+        let Some(access) = self.ranges.range(range_id) else {
+            let refusal = Err(Refusal::RangeNotFound(range_id));
+            message.answers.send(vec![message.answer(tag, kind, refusal)]);
+            return;
+        };
+        let reader = Arc::clone(&self.reader);
+        self.tasks.spawn(async move {
+            let place =
+                |at| AtReplica { access, epoch_version: epoch.version, index, at, deadline };
+            let answer = match operation {
+                Op::Get { keys, at } => {
+                    reader.get_at_replica(place(at), keys).await.map(convert::values)
+                }
+                Op::Scan { span, options, at } => {
+                    let version = at.version;
+                    let page = reader.scan_at_replica(place(at), span, options).await;
+                    page.map(|page| convert::page(page, version))
+                }
+                _ => Err(super::decode::invalid("only reads may be made of any replica")),
+            };
+            message.answers.send(vec![message.answer(tag, kind, answer)]);
+        });
+    }
+
+    fn claim(
+        &self,
+        tag: u64,
+        target: Target,
+        version: Timestamp,
+        deadline: Instant,
+        message: Message,
+    ) {
+        let reader = Arc::clone(&self.reader);
+        self.tasks.spawn(async move {
+            let claimed = reader.claim(&target, version, deadline).await;
+            let answer = claimed.map(convert::claimed);
+            message.answers.send(vec![message.answer(tag, Kind::Claim, answer)]);
         });
     }
 

@@ -28,6 +28,8 @@ pub(super) struct Decoded {
     /// From receipt.
     pub timeout: Duration,
     pub operation: Op,
+    /// Of a read that any replica may answer: what has to be applied; zero: its version is to be closed.
+    pub replica: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -37,6 +39,7 @@ pub(super) enum Op {
     Write { change: Change, identity: Identity },
     Status { key: Bytes, request_id: RequestId, seen: Timestamp },
     Action(Action),
+    Claim { version: Timestamp },
 }
 
 impl Op {
@@ -49,6 +52,14 @@ impl Op {
             Self::Write { change: Change::DeleteRange { .. }, .. } => Kind::DeleteRange,
             Self::Status { .. } => Kind::CommitStatus,
             Self::Action(_) => Kind::Action,
+            Self::Claim { .. } => Kind::Claim,
+        }
+    }
+
+    const fn is_read_at_version(&self) -> bool {
+        match self {
+            Self::Get { at, .. } | Self::Scan { at, .. } => !at.version.is_zero(),
+            _ => false,
         }
     }
 
@@ -68,6 +79,7 @@ impl Op {
             }
             | Self::Status { key, .. } => Span::of_key(key),
             Self::Action(action) => action.span(),
+            Self::Claim { .. } => Span::all(),
         }
     }
 }
@@ -118,12 +130,18 @@ pub(super) fn decode(request: wire::DataRequest) -> Result<Decoded, Refusal> {
             seen: Timestamp(status.seen_version),
         },
         Operation::Action(action) => Op::Action(super::actions::decode(action)?),
+        Operation::Claim(claim) => Op::Claim { version: Timestamp(claim.version) },
     };
+    let replica = request.replica.map(|replica| replica.index);
+    if replica.is_some() && !operation.is_read_at_version() {
+        return Err(invalid("only reads at a version may be made of any replica"));
+    }
     Ok(Decoded {
         range_id: RangeId(request.range_id),
         epoch: epoch.into(),
         timeout: timeout(request.timeout_ms),
         operation,
+        replica,
     })
 }
 
@@ -189,7 +207,7 @@ mod tests {
 
     fn request(operation: Option<Operation>) -> wire::DataRequest {
         let epoch = Some(wire::Epoch { version: 1, conf_version: 1 });
-        wire::DataRequest { tag: 1, range_id: 1, epoch, timeout_ms: 0, operation }
+        wire::DataRequest { tag: 1, range_id: 1, epoch, timeout_ms: 0, operation, replica: None }
     }
 
     fn refused(operation: Option<Operation>) -> bool {

@@ -18,12 +18,13 @@ pub enum Kind {
     Scan,
     CommitStatus,
     Action,
+    Claim,
     /// What could not be read.
     Invalid,
 }
 
 impl Kind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Get,
         Self::Put,
         Self::Delete,
@@ -31,6 +32,7 @@ impl Kind {
         Self::Scan,
         Self::CommitStatus,
         Self::Action,
+        Self::Claim,
         Self::Invalid,
     ];
 
@@ -43,6 +45,7 @@ impl Kind {
             Self::Scan => "scan",
             Self::CommitStatus => "commit_status",
             Self::Action => "action",
+            Self::Claim => "claim",
             Self::Invalid => "invalid",
         }
     }

@@ -20,6 +20,7 @@ use crate::access::Refusal;
 use crate::deadlock::Detector;
 use crate::store::checks::ChecksumResult;
 use crate::store::{ProposeError, ReplicaHandle, Store};
+use crate::transport::{Identity, check_hello};
 use futures::stream::BoxStream;
 use rangedb_proto::internal::v1 as wire;
 use rangedb_proto::internal::v1::node_server::Node;
@@ -40,12 +41,18 @@ pub struct NodeService {
     data: Arc<DataPlane>,
     store: Store,
     detector: Arc<Detector>,
+    identity: Identity,
 }
 
 impl NodeService {
     #[must_use]
-    pub const fn new(data: Arc<DataPlane>, store: Store, detector: Arc<Detector>) -> Self {
-        Self { data, store, detector }
+    pub const fn new(
+        data: Arc<DataPlane>,
+        store: Store,
+        detector: Arc<Detector>,
+        identity: Identity,
+    ) -> Self {
+        Self { data, store, detector, identity }
     }
 
     /// Waits until a replica reached a check, for as long as it is this node's.
@@ -120,6 +127,16 @@ impl Node for NodeService {
         request: Request<Streaming<wire::WaitsReport>>,
     ) -> Result<Response<Self::WaitsStream>, Status> {
         Ok(Response::new(self.detector.serve(request.into_inner())?))
+    }
+
+    async fn close_timestamps(
+        &self,
+        request: Request<wire::ClosedTimestamps>,
+    ) -> Result<Response<wire::ClosedTimestampsReceipt>, Status> {
+        let message = request.into_inner();
+        check_hello(self.identity, message.hello.as_ref())?;
+        crate::closed::hear(&self.store, &message);
+        Ok(Response::new(wire::ClosedTimestampsReceipt {}))
     }
 
     async fn replica_checksum(

@@ -34,6 +34,7 @@ impl Gateway {
                 epoch: Some(self.epoch),
                 timeout_ms: 5_000,
                 operation: Some(operation),
+                replica: None,
             });
         let message = wire::DataRequests { requests: requests.collect() };
         self.requests.send(Ok(message)).await.unwrap();
@@ -205,6 +206,7 @@ async fn a_write_goes_on_though_its_stream_has_gone() {
         epoch: Some(EPOCH.into()),
         timeout_ms: 5_000,
         operation: Some(operation),
+        replica: None,
     };
     gateway.requests.send(Ok(wire::DataRequests { requests: vec![request] })).await.unwrap();
     crate::access::testing::until("it is proposed", || node.state().stamps.in_flight() == 1).await;

@@ -1,15 +1,16 @@
 //! What the rest of the process sees of one replica: readable without the Raft thread.
 
 use super::checks::{Checks, ChecksumResult};
+use super::closed::ClosedClaims;
 use super::news::Reporter;
 use super::size::RangeSize;
 use super::worker::{Task, WorkerSender};
-use crate::replica::Input;
 use crate::replica::apply::Freeze;
 use crate::replica::command::BoundaryChange;
 use crate::replica::lease::Lease;
 use crate::replica::membership::ReplicaChangeKind;
 use crate::replica::proposals::Write;
+use crate::replica::{Input, Nap};
 use parking_lot::RwLock;
 use prost::Message as _;
 use rangedb_proto::internal::v1::WriteCommand;
@@ -117,6 +118,8 @@ pub struct ReplicaHandle {
     /// Somebody read under the lease since the Raft thread last looked.
     used: AtomicBool,
     checks: Checks,
+    closed: ClosedClaims,
+    nap: RwLock<Option<Nap>>,
     reporter: Reporter,
 }
 
@@ -153,6 +156,8 @@ impl ReplicaHandle {
             frozen: RwLock::new(None),
             used: AtomicBool::new(false),
             checks: Checks::default(),
+            closed: ClosedClaims::default(),
+            nap: RwLock::new(None),
             reporter,
         }
     }
@@ -211,8 +216,28 @@ impl ReplicaHandle {
             // The reader may have gone away; a read leaves nothing behind.
             let _ = reply.send(result);
         });
-        let task = Task::Replica { range_id: self.range_id, input: Input::Read(reply) };
-        if !self.worker.try_send(task) {
+        self.ask_quorum(Input::Read(reply), answer).await
+    }
+
+    /// As [`Self::read_index`], but no use of the range: it may fall asleep all the same.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn prove_leadership(&self) -> Result<(), ReadError> {
+        let (reply, answer) = oneshot::channel();
+        let reply = Box::new(move |result| {
+            // Who asked may have gone away.
+            let _ = reply.send(result);
+        });
+        self.ask_quorum(Input::Prove(reply), answer).await
+    }
+
+    async fn ask_quorum(
+        &self,
+        input: Input,
+        answer: oneshot::Receiver<Result<(), ReadError>>,
+    ) -> Result<(), ReadError> {
+        if !self.worker.try_send(Task::Replica { range_id: self.range_id, input }) {
             return Err(ReadError::NotReady);
         }
         answer.await.unwrap_or(Err(ReadError::Stopping))
@@ -259,6 +284,26 @@ impl ReplicaHandle {
     #[must_use]
     pub fn special_generation(&self) -> u64 {
         self.special_generation.load(Ordering::SeqCst)
+    }
+
+    /// True while no other leader can have been elected since `term` began. Says nothing of the range's use.
+    #[must_use]
+    pub fn is_leased(&self, term: u64) -> bool {
+        let lease = self.published.read().lease;
+        lease.holds(term, self.clock.now())
+    }
+
+    /// What the replica has agreed to sleep upon. It is taken away before the replica votes or says anything
+    /// else.
+    #[must_use]
+    pub fn nap(&self) -> Option<Nap> {
+        self.nap.read().clone()
+    }
+
+    /// What was claimed of the range.
+    #[must_use]
+    pub const fn closed(&self) -> &ClosedClaims {
+        &self.closed
     }
 
     /// The same for intents that are placed. What a snapshot, a split or a merge changes at once is told by
@@ -389,7 +434,11 @@ impl ReplicaHandle {
         self.used.swap(false, Ordering::Relaxed)
     }
 
-    pub(super) fn leads(&self) -> bool {
+    pub(super) fn set_nap(&self, nap: Option<Nap>) {
+        *self.nap.write() = nap;
+    }
+
+    pub(crate) fn leads(&self) -> bool {
         self.published.read().is_leader
     }
 

@@ -38,6 +38,8 @@ pub struct Hosted {
     /// The keys of what is being installed, and whom to tell.
     installing: Option<(Claim, InstallDone)>,
     peer_nodes: HashMap<u64, NodeId>,
+    /// The handle says that it sleeps.
+    told_of_nap: bool,
 }
 
 impl Hosted {
@@ -53,6 +55,17 @@ impl Hosted {
             staged: None,
             installing: None,
             peer_nodes: HashMap::new(),
+            told_of_nap: false,
+        }
+    }
+
+    /// Says whether it sleeps. Must come before anything is sent: who hears of the sleep relies on its not
+    /// having voted.
+    pub fn tell_of_nap(&mut self) {
+        let nap = self.core.nap();
+        if nap.is_some() || self.told_of_nap {
+            self.told_of_nap = nap.is_some();
+            self.handle.set_nap(nap.cloned());
         }
     }
 
@@ -66,6 +79,7 @@ impl Hosted {
             match input {
                 input @ (Input::Propose(_)
                 | Input::Read(_)
+                | Input::Prove(_)
                 | Input::Check { .. }
                 | Input::Boundary { .. }) => Self::refuse(input),
                 _ if self.held.len() >= HELD_MAX => {}
@@ -84,7 +98,7 @@ impl Hosted {
             Input::Check { reply, .. } | Input::Boundary { reply, .. } => {
                 reply(Err(ProposeError::NotLeader));
             }
-            Input::Read(reply) => reply(Err(ReadError::NotLeader)),
+            Input::Read(reply) | Input::Prove(reply) => reply(Err(ReadError::NotLeader)),
             _ => {}
         }
     }

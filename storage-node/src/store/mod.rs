@@ -8,6 +8,7 @@
 mod applier;
 pub mod checks;
 mod claims;
+pub mod closed;
 pub mod handle;
 mod hosted;
 mod lifecycle;
@@ -80,6 +81,12 @@ impl Store {
 
     fn worker(&self, range_id: RangeId) -> &WorkerSender {
         &self.workers[worker_index(range_id, self.workers.len())]
+    }
+
+    /// All initialised replicas of this node.
+    #[must_use]
+    pub fn replicas(&self) -> Vec<Arc<ReplicaHandle>> {
+        self.shared.registry.read().handles().map(Arc::clone).collect()
     }
 
     /// The replica of a range on this node, once it is initialised.

@@ -280,6 +280,7 @@ impl Worker {
         let mut written = Vec::with_capacity(touched.len());
         for range_id in touched {
             let Some(hosted) = self.replicas.get_mut(&range_id) else { continue };
+            hosted.tell_of_nap();
             if !hosted.core.is_asleep() {
                 self.sleepers.note_awake(range_id);
             }

@@ -118,6 +118,18 @@ impl Stamps {
         Ok(ReadStart::After(woken))
     }
 
+    /// Promises that no write will be stamped at or below `version` any more. False if one is under way that
+    /// is, or if the term is over.
+    #[must_use]
+    pub fn close(&self, term: u64, version: Timestamp) -> bool {
+        let mut state = self.state.lock();
+        if !state.enter(term) {
+            return false;
+        }
+        state.high_mark = state.high_mark.max(version);
+        state.in_flight.first_key_value().is_none_or(|(first, _)| *first > version)
+    }
+
     /// True if an attempt that saw `seen` must be looked up before it is done.
     #[must_use]
     pub fn needs_lookup(&self, term: u64, seen: Timestamp) -> bool {
@@ -231,6 +243,17 @@ mod tests {
         drop(also_five);
         assert_eq!(read.try_recv(), Ok(()));
         drop(nine);
+    }
+
+    #[test]
+    fn what_is_closed_stays_so_and_waits_for_writes_under_way() {
+        let stamps = Arc::new(Stamps::default());
+        let five = stamps.stamp(TERM, at(5)).unwrap();
+        assert!(stamps.close(TERM, at(4)) && !stamps.close(TERM, at(5)));
+        drop(five);
+        assert!(stamps.close(TERM, at(5)));
+        assert_eq!(stamps.stamp(TERM, at(5)).err(), Some(StampError::Behind));
+        assert!(stamps.close(TERM + 1, at(1)) && !stamps.close(TERM, at(9)), "a term that is over");
     }
 
     #[test]

@@ -4,9 +4,9 @@ use super::store::{Fault, Store, refusal};
 use futures::stream::{BoxStream, StreamExt as _};
 use rangedb_proto::internal::v1::node_server::{Node, NodeServer};
 use rangedb_proto::internal::v1::{
-    DataRequest, DataRequests, DataResponse, DataResponses, DeadlockFound, ReplicaChecksumRequest,
-    ReplicaChecksumResponse, StartConsistencyCheckRequest, StartConsistencyCheckResponse,
-    WaitsReport,
+    ClosedTimestamps, ClosedTimestampsReceipt, DataRequest, DataRequests, DataResponse,
+    DataResponses, DeadlockFound, ReplicaChecksumRequest, ReplicaChecksumResponse,
+    StartConsistencyCheckRequest, StartConsistencyCheckResponse, WaitsReport,
 };
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -53,6 +53,13 @@ impl Node for FakeNode {
         _: Request<Streaming<WaitsReport>>,
     ) -> Result<Response<Self::WaitsStream>, Status> {
         Err(Status::unimplemented("nobody waits here"))
+    }
+
+    async fn close_timestamps(
+        &self,
+        _: Request<ClosedTimestamps>,
+    ) -> Result<Response<ClosedTimestampsReceipt>, Status> {
+        Err(Status::unimplemented("nothing is closed here"))
     }
 
     type DataStream = BoxStream<'static, Result<DataResponses, Status>>;
