@@ -82,7 +82,7 @@ impl Options {
     }
 }
 
-fn timeout(text: &str) -> Result<Duration, String> {
+pub(crate) fn timeout(text: &str) -> Result<Duration, String> {
     let period: Period = text.parse().map_err(|error| format!("{error}"))?;
     if period.get().is_zero() {
         return Err("a call needs some time, for example 500ms".to_owned());
@@ -135,9 +135,12 @@ mod tests {
             "x batch delete a b",
             "x batch apply -",
             "x txn begin --isolation read_committed --timeout 5s",
+            "x txn begin --pessimistic",
             "x txn put k v --id 7",
             "x txn commit",
             "x get k --at 7",
+            "x get k --max-age 5s",
+            "x range a b --follower",
             "x put k v",
             "x put k -5",
             "x put k v --if-absent",
@@ -203,6 +206,9 @@ mod tests {
             "x delete --range a b --if-version 3",
             "x delete --range a",
             "x range a b --limit -1",
+            "x get k --max-age 0s",
+            "x get k --max-age 5s --at 7",
+            "x range a b --max-age 5s --follower",
             "x get k --timeout 0s",
             "x get k --timeout soon",
             "x get k --output xml",

@@ -2,7 +2,7 @@
 //!
 //! Owns: their arguments and output. Must not know: retries, failover (the SDK's).
 
-use crate::arguments::Options;
+use crate::arguments::{Options, timeout};
 use crate::connect;
 use crate::exit::{Exit, Failure};
 use crate::output::{self, EntryJson, Output, OutputFormat, VersionJson, escape};
@@ -10,11 +10,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use futures::StreamExt as _;
-use rangedb_client::{Client, Condition, Entry, Pipeline, RangeQuery, Version};
+use rangedb_client::{Client, Condition, Consistency, Entry, Pipeline, RangeQuery, Version};
 use std::ffi::OsString;
 use std::io::Read as _;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Entries of a range read that are written out together.
 const ENTRIES_PER_FLUSH: usize = 1024;
@@ -50,6 +51,8 @@ pub struct GetArguments {
     /// As it was at this version
     #[arg(long, value_name = "VERSION", value_parser = clap::value_parser!(u64).range(1..))]
     at: Option<u64>,
+    #[command(flatten)]
+    freshness: Freshness,
     #[command(flatten)]
     coding: Coding,
 }
@@ -104,7 +107,30 @@ pub struct RangeArguments {
     #[arg(long, value_name = "VERSION", value_parser = clap::value_parser!(u64).range(1..))]
     at: Option<u64>,
     #[command(flatten)]
+    freshness: Freshness,
+    #[command(flatten)]
     coding: Coding,
+}
+
+/// How fresh a read has to be.
+#[derive(Clone, Copy, Debug, clap::Args)]
+struct Freshness {
+    /// As of at most so long ago, from any replica
+    #[arg(long, value_name = "TIME", value_parser = timeout, conflicts_with_all = ["at", "follower"])]
+    max_age: Option<Duration>,
+    /// As fresh as ever, but from a replica that does not lead, if one can answer
+    #[arg(long, conflicts_with = "at")]
+    follower: bool,
+}
+
+impl Freshness {
+    const fn consistency(self) -> Consistency {
+        match self.max_age {
+            Some(age) => Consistency::Stale(age),
+            None if self.follower => Consistency::Follower,
+            None => Consistency::Linearizable,
+        }
+    }
 }
 
 /// How keys and values stand on the command line.
@@ -219,7 +245,7 @@ pub async fn get(arguments: GetArguments, options: &Options) -> Result<(), Failu
     let client = client(options).await?;
     let found = match arguments.at {
         Some(version) => client.get_at(key.clone(), Version(version)).await?,
-        None => client.get(key.clone()).await?,
+        None => client.get_with(key.clone(), arguments.freshness.consistency()).await?,
     };
     let Some(found) = found else {
         return Err(Failure::not_met("the key does not exist"));
@@ -254,7 +280,8 @@ pub async fn delete(arguments: DeleteArguments, options: &Options) -> Result<(),
 pub async fn range(arguments: RangeArguments, options: &Options) -> Result<(), Failure> {
     let (start, end) =
         (arguments.coding.bytes(arguments.start)?, arguments.coding.bytes(arguments.end)?);
-    let mut query = RangeQuery::between(start, end);
+    let consistency = arguments.freshness.consistency();
+    let mut query = RangeQuery::between(start, end).consistency(consistency);
     if let Some(limit) = arguments.limit {
         query = query.limit(limit);
     }

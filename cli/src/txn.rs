@@ -10,7 +10,10 @@ use crate::output::{self, EntryJson, Output, OutputFormat};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use rangedb_client::{Isolation, RangeQuery, SavedTransaction, TransactionOptions, Version};
+use rangedb_client::{
+    Entry, Error, Isolation, PessimisticTransaction, RangeQuery, SavedKeys, SavedTransaction,
+    Transaction, TransactionOptions, Version,
+};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -30,6 +33,10 @@ enum TxnCommand {
         /// How it is kept apart from others
         #[arg(long, value_enum, default_value_t)]
         isolation: Level,
+        /// Take keys as they are written, and wait for who has them. They are held for ten seconds after each
+        /// call
+        #[arg(long)]
+        pessimistic: bool,
     },
     /// Write one key at the commit
     Put {
@@ -131,22 +138,29 @@ struct BegunJson {
 pub async fn run(arguments: TxnArguments, options: &Options) -> Result<(), Failure> {
     let folder = folder()?;
     match arguments.command {
-        TxnCommand::Begin { isolation } => {
+        TxnCommand::Begin { isolation, pessimistic } => {
             let timeout = options.timeout.unwrap_or_default();
             let wanted = TransactionOptions { isolation: isolation.into(), timeout };
-            let begun = client(options).await?.begin(wanted).await?;
-            store(&folder, &begun.save())?;
-            let json = BegunJson { id: begun.id().0.to_string() };
+            let client = client(options).await?;
+            let begun = if pessimistic {
+                client.begin_pessimistic(wanted).await?.save()
+            } else {
+                client.begin(wanted).await?.save()
+            };
+            store(&folder, &begun)?;
+            let json = BegunJson { id: begun.id.0.to_string() };
             output::print(options.output, &json, |json| json.id.clone())
         }
         TxnCommand::Put { key, value, of } => {
             let (key, value) = (of.coding.bytes(key)?, of.coding.bytes(value)?);
-            buffer(&folder, of.id, key, Some(value))
+            write(&folder, of.id, key, Some(value), options).await
         }
-        TxnCommand::Delete { key, of } => buffer(&folder, of.id, of.coding.bytes(key)?, None),
+        TxnCommand::Delete { key, of } => {
+            write(&folder, of.id, of.coding.bytes(key)?, None, options).await
+        }
         TxnCommand::Get { key, of } => {
             let key = of.coding.bytes(key)?;
-            let transaction = client(options).await?.resume(load(&folder, of.id)?);
+            let transaction = Open::load(&folder, of.id, options).await?;
             let found = transaction.get(key.clone()).await?;
             store(&folder, &transaction.save())?;
             let value = found.ok_or_else(|| Failure::not_met("the key does not exist"))?;
@@ -163,7 +177,7 @@ pub async fn run(arguments: TxnArguments, options: &Options) -> Result<(), Failu
             if reverse {
                 query = query.reverse();
             }
-            let transaction = client(options).await?.resume(load(&folder, of.id)?);
+            let transaction = Open::load(&folder, of.id, options).await?;
             let entries = transaction.range(query).await?;
             store(&folder, &transaction.save())?;
             let mut output = Output::default();
@@ -173,9 +187,9 @@ pub async fn run(arguments: TxnArguments, options: &Options) -> Result<(), Failu
             output.flush()
         }
         TxnCommand::Commit { of } => {
-            let saved = load(&folder, of.id)?;
-            let id = saved.id;
-            let committed = client(options).await?.resume(saved).commit().await;
+            let transaction = Open::load(&folder, of.id, options).await?;
+            let id = transaction.save().id;
+            let committed = transaction.commit().await;
             if !matches!(committed, Err(rangedb_client::Error::Unavailable { .. })) {
                 // Else it may be tried again.
                 forget(&folder, id)?;
@@ -183,12 +197,88 @@ pub async fn run(arguments: TxnArguments, options: &Options) -> Result<(), Failu
             print_version(options, committed?)
         }
         TxnCommand::Rollback { of } => {
-            let saved = load(&folder, of.id)?;
-            let id = saved.id;
-            client(options).await?.resume(saved).rollback().await?;
+            let transaction = Open::load(&folder, of.id, options).await?;
+            let id = transaction.save().id;
+            transaction.rollback().await?;
             forget(&folder, id)
         }
     }
+}
+
+/// A transaction that was begun by an earlier call.
+enum Open {
+    Optimistic(Transaction),
+    Pessimistic(PessimisticTransaction),
+}
+
+impl Open {
+    async fn load(folder: &Path, id: Option<u64>, options: &Options) -> Result<Self, Failure> {
+        let saved = load(folder, id)?;
+        let client = client(options).await?;
+        if saved.held.is_none() {
+            return Ok(Self::Optimistic(client.resume(saved)));
+        }
+        let transaction = client.resume_pessimistic(saved);
+        transaction.renew().await?;
+        Ok(Self::Pessimistic(transaction))
+    }
+
+    fn save(&self) -> SavedTransaction {
+        match self {
+            Self::Optimistic(transaction) => transaction.save(),
+            Self::Pessimistic(transaction) => transaction.save(),
+        }
+    }
+
+    /// A pessimistic one takes the key, so that what was read stays as it is.
+    async fn get(&self, key: Bytes) -> Result<Option<Bytes>, Error> {
+        match self {
+            Self::Optimistic(transaction) => transaction.get(key).await,
+            Self::Pessimistic(transaction) => transaction.get_for_update(key).await,
+        }
+    }
+
+    async fn range(&self, query: RangeQuery) -> Result<Vec<Entry>, Error> {
+        match self {
+            Self::Optimistic(transaction) => transaction.range(query).await,
+            Self::Pessimistic(transaction) => transaction.range(query).await,
+        }
+    }
+
+    async fn commit(&self) -> Result<Version, Error> {
+        match self {
+            Self::Optimistic(transaction) => transaction.commit().await,
+            Self::Pessimistic(transaction) => transaction.commit().await,
+        }
+    }
+
+    async fn rollback(&self) -> Result<(), Error> {
+        match self {
+            Self::Optimistic(transaction) => transaction.rollback().await,
+            Self::Pessimistic(transaction) => transaction.rollback().await,
+        }
+    }
+}
+
+/// Writes a key: a pessimistic transaction takes it now.
+async fn write(
+    folder: &Path,
+    id: Option<u64>,
+    key: Bytes,
+    value: Option<Bytes>,
+    options: &Options,
+) -> Result<(), Failure> {
+    if load(folder, id)?.held.is_none() {
+        return buffer(folder, id, key, value);
+    }
+    let Open::Pessimistic(transaction) = Open::load(folder, id, options).await? else {
+        return Err(Failure::other("the transaction has changed meanwhile"));
+    };
+    match value {
+        Some(value) => transaction.put(key, value).await?,
+        None => transaction.delete(key).await?,
+    }
+    store(folder, &transaction.save())
 }
 
 /// Adds a write; nothing is sent before the commit.
@@ -208,6 +298,15 @@ struct FileJson {
     writes: Vec<(String, Option<String>)>,
     keys_read: Vec<String>,
     spans_read: Vec<(String, String)>,
+    #[serde(default)]
+    held: Option<HeldJson>,
+}
+
+/// What a pessimistic transaction has taken.
+#[derive(Serialize, Deserialize)]
+struct HeldJson {
+    has_snapshot: bool,
+    first: Option<String>,
 }
 
 fn folder() -> Result<PathBuf, Failure> {
@@ -234,6 +333,10 @@ fn store(folder: &Path, saved: &SavedTransaction) -> Result<(), Failure> {
         writes: saved.writes.iter().map(|(k, v)| (text(k), v.as_ref().map(text))).collect(),
         keys_read: saved.keys_read.iter().map(text).collect(),
         spans_read: saved.spans_read.iter().map(|(a, b)| (text(a), text(b))).collect(),
+        held: saved.held.as_ref().map(|held| HeldJson {
+            has_snapshot: held.has_snapshot,
+            first: held.first.as_ref().map(text),
+        }),
     };
     let path = path_of(folder, saved.id);
     let write = || -> std::io::Result<()> {
@@ -286,6 +389,13 @@ fn load(folder: &Path, id: Option<u64>) -> Result<SavedTransaction, Failure> {
             .iter()
             .map(|(start, end)| Ok((bytes(start)?, bytes(end)?)))
             .collect::<Result<_, Failure>>()?,
+        held: file
+            .held
+            .map(|held| {
+                let first = held.first.as_ref().map(bytes).transpose()?;
+                Ok::<_, Failure>(SavedKeys { has_snapshot: held.has_snapshot, first })
+            })
+            .transpose()?,
     })
 }
 
@@ -323,6 +433,8 @@ mod tests {
             checks: Vec::new(),
             keys_read: vec![Bytes::from_static(b"\xff")],
             spans_read: vec![("a".into(), Bytes::new())],
+            held: (id == 7)
+                .then(|| SavedKeys { has_snapshot: true, first: Some(Bytes::from_static(b"k")) }),
         };
         store(&folder, &saved(5)).unwrap();
         store(&folder, &saved(7)).unwrap();

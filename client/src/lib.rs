@@ -22,6 +22,7 @@
 
 mod attempts;
 mod client;
+mod conditional;
 mod consistency;
 mod endpoints;
 mod error;
@@ -33,13 +34,14 @@ mod transaction;
 mod write;
 
 pub use client::{Client, Options};
+pub use conditional::{Conditional, ConditionalOutcome, Operations};
 pub use consistency::Consistency;
 pub use error::{Error, RetryAdvice};
 pub use pessimistic::PessimisticTransaction;
 pub use pipeline::Pipeline;
 pub use range::{Entries, Entry, RangeQuery};
 pub use transaction::{
-    Isolation, MayBeConflict, SavedTransaction, Transaction, TransactionOptions,
+    Isolation, MayBeConflict, SavedKeys, SavedTransaction, Transaction, TransactionOptions,
 };
 pub use write::{Condition, WriteId};
 

@@ -2,14 +2,18 @@
 
 use crate::client::timed;
 use crate::error::{Error, judge_status};
-use crate::transaction::{TransactionOptions, transactions};
+use crate::range::{Entry, RangeQuery};
+use crate::transaction::{
+    OwnWrites, SavedKeys, SavedTransaction, TransactionOptions, asked, span_read, transactions,
+    with_own,
+};
 use crate::{Client, Isolation, Version};
 use bytes::Bytes;
-use futures::stream;
+use futures::{TryStreamExt as _, stream};
 use parking_lot::Mutex;
 use rangedb_proto::v1::transaction_write::{self, Want};
 use rangedb_proto::v1::{
-    AcquireRequest, CommitRequest, RenewRequest, RequestContext, RollbackRequest,
+    AcquireRequest, CommitRequest, ReadSpan, RenewRequest, RequestContext, RollbackRequest,
     TakeSnapshotRequest, TransactionReads, TransactionWrite,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,6 +44,7 @@ struct State {
     /// `None`: deleted.
     writes: BTreeMap<Bytes, Option<Bytes>>,
     keys_read: BTreeSet<Bytes>,
+    spans_read: Vec<(Bytes, Bytes)>,
     over: bool,
 }
 
@@ -73,26 +78,61 @@ impl Client {
         options: TransactionOptions,
     ) -> Result<PessimisticTransaction, Error> {
         let (token, id) = self.begin_token(options, true).await?;
-        let shared = Arc::new(Mutex::new(State { token, ..State::default() }));
-        let renewal = tokio::spawn(renew(self.clone(), Arc::clone(&shared)));
-        let isolation = options.isolation;
-        Ok(PessimisticTransaction { client: self.clone(), id, isolation, shared, renewal })
+        let state = State { token, ..State::default() };
+        Ok(self.pessimistic(id, options.isolation, state))
+    }
+
+    /// Goes on with a pessimistic transaction that was put away.
+    #[must_use]
+    pub fn resume_pessimistic(&self, saved: SavedTransaction) -> PessimisticTransaction {
+        let SavedKeys { has_snapshot, first } = saved.held.unwrap_or_default();
+        let state = State {
+            token: saved.token,
+            has_snapshot,
+            first,
+            writes: saved.writes.into_iter().collect(),
+            keys_read: saved.keys_read.into_iter().collect(),
+            spans_read: saved.spans_read,
+            over: false,
+        };
+        self.pessimistic(saved.id, saved.isolation, state)
+    }
+
+    fn pessimistic(
+        &self,
+        id: Version,
+        isolation: Isolation,
+        state: State,
+    ) -> PessimisticTransaction {
+        let shared = Arc::new(Mutex::new(state));
+        let renewal = tokio::spawn(keep_alive(self.clone(), Arc::clone(&shared)));
+        PessimisticTransaction { client: self.clone(), id, isolation, shared, renewal }
     }
 }
 
 /// Keeps a transaction alive.
-async fn renew(client: Client, shared: Arc<Mutex<State>>) {
+async fn keep_alive(client: Client, shared: Arc<Mutex<State>>) {
     loop {
         tokio::time::sleep(RENEW_EVERY).await;
-        let request = RenewRequest { token: shared.lock().token.clone() };
-        let renewed = client.repeat(|gateway, time| {
-            let (mut rpc, request) = (transactions(gateway), timed(request.clone(), time));
-            async move { rpc.renew(request).await.map_err(judge_status) }
-        });
-        if let Err(end) = renewed.await {
-            tracing::debug!(error = %end.error, "a transaction was not renewed");
+        if let Err(error) = renew(&client, &shared).await {
+            tracing::debug!(%error, "a transaction was not renewed");
         }
     }
+}
+
+async fn renew(client: &Client, shared: &Mutex<State>) -> Result<(), Error> {
+    let request = {
+        let state = shared.lock();
+        if state.first.is_none() {
+            return Ok(());
+        }
+        RenewRequest { token: state.token.clone() }
+    };
+    let renewed = client.repeat(|gateway, time| {
+        let (mut rpc, request) = (transactions(gateway), timed(request.clone(), time));
+        async move { rpc.renew(request).await.map_err(judge_status) }
+    });
+    renewed.await.map(|_| ()).map_err(|end| end.error)
 }
 
 impl PessimisticTransaction {
@@ -171,6 +211,51 @@ impl PessimisticTransaction {
         Ok(found.map(|value| value.value))
     }
 
+    /// Reads a span of keys without taking them, as of this transaction's snapshot, with what it wrote there
+    /// (of version zero).
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn range(&self, query: RangeQuery) -> Result<Vec<Entry>, Error> {
+        self.take_snapshot().await?;
+        let (all, limit, reverse) = query.clone().split();
+        let (token, own) = {
+            let state = self.shared.lock();
+            let inside = state.writes.iter().filter(|(key, _)| all.contains(key));
+            let own: OwnWrites = inside.map(|(k, v)| (k.clone(), v.clone())).collect();
+            (state.token.clone(), own)
+        };
+        let context = RequestContext { transaction: token, ..RequestContext::default() };
+        let found = self.client.range_in(asked(query, limit, &own), Some(context)).await?;
+        let entries = with_own(found.try_collect().await?, own, limit, reverse);
+        self.shared.lock().spans_read.push(span_read(&all, &entries, limit, reverse));
+        Ok(entries)
+    }
+
+    /// Holds its keys for about ten seconds from now on. While this value lives that is done by itself.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] if it is over. See [`Error`].
+    pub async fn renew(&self) -> Result<(), Error> {
+        renew(&self.client, &self.shared).await
+    }
+
+    /// What it takes to go on with it elsewhere, within ten seconds or so; not after its commit.
+    #[must_use]
+    pub fn save(&self) -> SavedTransaction {
+        let state = self.shared.lock();
+        SavedTransaction {
+            token: state.token.clone(),
+            id: self.id,
+            isolation: self.isolation,
+            writes: state.writes.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
+            checks: Vec::new(),
+            keys_read: state.keys_read.iter().cloned().collect(),
+            spans_read: state.spans_read.clone(),
+            held: Some(SavedKeys { has_snapshot: state.has_snapshot, first: state.first.clone() }),
+        }
+    }
+
     async fn take_snapshot(&self) -> Result<(), Error> {
         let token = {
             let state = self.shared.lock();
@@ -192,13 +277,18 @@ impl PessimisticTransaction {
     }
 
     /// The token, if the transaction is not over; it is over from then on.
-    fn end(&self) -> Result<(Bytes, Vec<Bytes>), Error> {
+    fn end(&self) -> Result<(Bytes, TransactionReads), Error> {
         let mut state = self.shared.lock();
         if std::mem::replace(&mut state.over, true) {
             let message = "the transaction was committed or rolled back before".to_owned();
             return Err(Error::Invalid { field: "transaction".to_owned(), message });
         }
-        Ok((state.token.clone(), state.keys_read.iter().cloned().collect()))
+        let spans = state.spans_read.iter().cloned();
+        let reads = TransactionReads {
+            keys: state.keys_read.iter().cloned().collect(),
+            spans: spans.map(|(start, end)| ReadSpan { start, end }).collect(),
+        };
+        Ok((state.token.clone(), reads))
     }
 
     /// Commits; gives the version of all writes. If the answer is lost, it asks what became of it.
@@ -206,8 +296,7 @@ impl PessimisticTransaction {
     /// # Errors
     /// [`Error::Conflict`]: nothing was applied. See [`Error`].
     pub async fn commit(&self) -> Result<Version, Error> {
-        let (token, keys) = self.end()?;
-        let reads = TransactionReads { keys, spans: Vec::new() };
+        let (token, reads) = self.end()?;
         let serializable = self.isolation == Isolation::Serializable;
         let reads = serializable.then_some(reads);
         let message = CommitRequest { token, writes: Vec::new(), reads };
@@ -220,6 +309,7 @@ impl PessimisticTransaction {
             Ok(answer) => {
                 let version = Version(answer.into_inner().version);
                 self.client.saw(version);
+                self.client.observed(version);
                 Ok(version)
             }
             Err(end) if end.maybe_applied => {

@@ -78,6 +78,16 @@ pub struct SavedTransaction {
     pub keys_read: Vec<Bytes>,
     /// Start and exclusive end; an empty end is unbounded.
     pub spans_read: Vec<(Bytes, Bytes)>,
+    /// Of a pessimistic one.
+    pub held: Option<SavedKeys>,
+}
+
+/// What a pessimistic transaction has taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SavedKeys {
+    pub has_snapshot: bool,
+    /// The first key it ever took.
+    pub first: Option<Bytes>,
 }
 
 impl Client {
@@ -198,18 +208,34 @@ impl Client {
         R: Future<Output = Result<T, E>>,
         E: From<Error> + MayBeConflict,
     {
+        self.again(options, |txn| {
+            let running = run(txn.clone());
+            async move {
+                let value = running.await?;
+                txn.commit().await?;
+                Ok(value)
+            }
+        })
+        .await
+    }
+
+    /// Runs what begins, reads, writes and commits, and again if it lost.
+    pub(crate) async fn again<T, E, F, R>(
+        &self,
+        options: TransactionOptions,
+        run: F,
+    ) -> Result<T, E>
+    where
+        F: Fn(Transaction) -> R,
+        R: Future<Output = Result<T, E>>,
+        E: From<Error> + MayBeConflict,
+    {
         let deadline = Instant::now() + self.options().timeout;
         let mut pause = AGAIN_FIRST;
         loop {
-            let transaction = self.begin(options).await?;
-            let conflict = match run(transaction.clone()).await {
-                Ok(value) => match transaction.commit().await {
-                    Ok(_) => return Ok(value),
-                    Err(error @ Error::Conflict { .. }) => E::from(error),
-                    Err(error) => return Err(error.into()),
-                },
+            let conflict = match run(self.begin(options).await?).await {
                 Err(error) if error.is_conflict() => error,
-                Err(error) => return Err(error),
+                done => return done,
             };
             let time = pause / 2 + SystemRandom.jitter(pause / 2);
             pause = (pause * 2).min(AGAIN_LONGEST);
@@ -232,26 +258,16 @@ impl Client {
         let writes: Vec<_> = writes.into_iter().collect();
         let isolation = Isolation::ReadCommitted;
         let options = TransactionOptions { isolation, ..TransactionOptions::default() };
-        let (deadline, mut pause) = (Instant::now() + self.options().timeout, AGAIN_FIRST);
-        loop {
-            let transaction = self.begin(options).await?;
+        self.again(options, |txn| {
             for (key, value) in writes.iter().cloned() {
                 match value {
-                    Some(value) => transaction.put(key, value),
-                    None => transaction.delete(key),
+                    Some(value) => txn.put(key, value),
+                    None => txn.delete(key),
                 }
             }
-            let conflict = match transaction.commit().await {
-                Err(error @ Error::Conflict { .. }) => error,
-                done => return done,
-            };
-            let time = pause / 2 + SystemRandom.jitter(pause / 2);
-            pause = (pause * 2).min(AGAIN_LONGEST);
-            if Instant::now() + time >= deadline {
-                return Err(conflict);
-            }
-            sleep(time).await;
-        }
+            async move { txn.commit().await }
+        })
+        .await
     }
 
     /// Tells, for good, whether a transaction was committed: its version, or `None` if it was not and
@@ -287,6 +303,52 @@ pub trait MayBeConflict {
 impl MayBeConflict for Error {
     fn is_conflict(&self) -> bool {
         matches!(self, Self::Conflict { .. })
+    }
+}
+
+/// What a transaction writes in a span; `None`: it removes the key.
+pub(crate) type OwnWrites = Vec<(Bytes, Option<Bytes>)>;
+
+/// What to ask for if so many entries are wanted: what is written here hides as many at most.
+pub(crate) fn asked(query: RangeQuery, limit: usize, own: &OwnWrites) -> RangeQuery {
+    let asked = if limit == usize::MAX { 0 } else { limit + own.len() };
+    query.limit(u32::try_from(asked).unwrap_or(0))
+}
+
+/// What was found, under what the transaction itself writes.
+pub(crate) fn with_own(
+    found: Vec<Entry>,
+    own: OwnWrites,
+    limit: usize,
+    reverse: bool,
+) -> Vec<Entry> {
+    let found = found.into_iter().map(|entry| (entry.key.clone(), entry));
+    let mut entries: BTreeMap<Bytes, Entry> = found.collect();
+    for (key, value) in own {
+        match value {
+            Some(value) => {
+                let entry = Entry { key: key.clone(), value, version: Version::ZERO };
+                entries.insert(key, entry);
+            }
+            None => drop(entries.remove(&key)),
+        }
+    }
+    let entries = entries.into_values();
+    if reverse { entries.rev().take(limit).collect() } else { entries.take(limit).collect() }
+}
+
+/// What such a read depends on: nothing beyond its last entry, if it has as many as were wanted.
+pub(crate) fn span_read(
+    all: &RangeQuery,
+    entries: &[Entry],
+    limit: usize,
+    reverse: bool,
+) -> (Bytes, Bytes) {
+    let (start, end) = all.bounds();
+    match entries.last().filter(|_| entries.len() >= limit) {
+        Some(last) if reverse => (last.key.clone(), end),
+        Some(last) => (start, [&last.key[..], &[0]].concat().into()),
+        None => (start, end),
     }
 }
 
@@ -346,44 +408,34 @@ impl Transaction {
         Ok(values.collect())
     }
 
+    /// What is committed at some keys, with its versions, as this transaction sees it.
+    pub(crate) async fn values(&self, keys: Vec<Bytes>) -> Result<Vec<Option<Value>>, Error> {
+        let found = self.client.batch_get_in(keys.clone(), self.context()).await?;
+        self.state.lock().keys_read.extend(keys);
+        Ok(found)
+    }
+
     /// Reads a span of keys, with what this transaction wrote there (its version is zero).
     ///
     /// # Errors
     /// See [`Error`].
     pub async fn range(&self, query: RangeQuery) -> Result<Vec<Entry>, Error> {
         let (all, limit, reverse) = query.clone().split();
-        let own: Vec<(Bytes, Want)> = {
-            let mut state = self.state.lock();
-            state.spans_read.push(all.bounds());
+        let own: OwnWrites = {
+            let state = self.state.lock();
             let inside = state.writes.iter().filter(|(key, _)| all.contains(key));
-            inside.map(|(key, want)| (key.clone(), want.clone())).collect()
+            let written = inside.filter_map(|(key, want)| match want {
+                Want::Put(value) => Some((key.clone(), Some(value.clone()))),
+                Want::Delete(_) => Some((key.clone(), None)),
+                Want::Check(_) => None,
+            });
+            written.collect()
         };
-        // What is written here hides as many entries at most.
-        let asked = if limit == usize::MAX { 0 } else { limit + own.len() };
-        let query = query.limit(u32::try_from(asked).unwrap_or(0));
+        let query = asked(query, limit, &own);
         let found = self.client.range_in(query, self.context()).await?;
-        let mut entries: BTreeMap<Bytes, Entry> = found
-            .map_ok(|entry| (entry.key.clone(), entry))
-            .try_collect::<Vec<_>>()
-            .await?
-            .into_iter()
-            .collect();
-        for (key, want) in own {
-            match want {
-                Want::Put(value) => {
-                    let entry = Entry { key: key.clone(), value, version: Version::ZERO };
-                    entries.insert(key, entry);
-                }
-                Want::Delete(_) => drop(entries.remove(&key)),
-                Want::Check(_) => {}
-            }
-        }
-        let entries = entries.into_values();
-        Ok(if reverse {
-            entries.rev().take(limit).collect()
-        } else {
-            entries.take(limit).collect()
-        })
+        let entries = with_own(found.try_collect().await?, own, limit, reverse);
+        self.state.lock().spans_read.push(span_read(&all, &entries, limit, reverse));
+        Ok(entries)
     }
 
     /// What it takes to go on with it elsewhere; not after its commit.
@@ -499,5 +551,42 @@ impl Transaction {
             async move { rpc.rollback(request).await.map_err(judge_status) }
         });
         rolled_back.await.map(|_| ()).map_err(|end| end.error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(key: &str, value: &str) -> Entry {
+        Entry { key: key.to_owned().into(), value: value.to_owned().into(), version: Version(7) }
+    }
+
+    fn keys(entries: &[Entry]) -> Vec<String> {
+        entries.iter().map(|it| String::from_utf8_lossy(&it.key).into_owned()).collect()
+    }
+
+    #[test]
+    fn own_writes_lie_over_what_was_found() {
+        let found = vec![entry("a", "1"), entry("b", "2"), entry("d", "4")];
+        let own: OwnWrites = vec![
+            ("b".into(), None),
+            ("c".into(), Some("3".into())),
+            ("d".into(), Some("5".into())),
+        ];
+        let all = with_own(found.clone(), own.clone(), usize::MAX, false);
+        assert_eq!(keys(&all), ["a", "c", "d"]);
+        assert_eq!((&all[2].value[..], all[2].version), (&b"5"[..], Version::ZERO));
+        assert_eq!(keys(&with_own(found, own, 2, true)), ["d", "c"]);
+    }
+
+    #[test]
+    fn a_read_with_a_limit_depends_on_nothing_beyond_its_last_entry() {
+        let all = RangeQuery::between("a", "z");
+        let found = [entry("b", ""), entry("c", "")];
+        let span = |limit, reverse| span_read(&all, &found, limit, reverse);
+        assert_eq!(span(2, false), ("a".into(), Bytes::from_static(b"c\0")));
+        assert_eq!(span(2, true), ("c".into(), "z".into()));
+        assert_eq!(span(3, false), ("a".into(), "z".into()), "there was nothing more");
     }
 }

@@ -11,6 +11,7 @@
 mod admin;
 mod backoff;
 mod batch_get;
+mod conditional;
 mod consistency;
 mod deadline;
 mod delete_range;

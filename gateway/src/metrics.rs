@@ -26,10 +26,11 @@ pub enum Method {
     Acquire,
     TakeSnapshot,
     Renew,
+    Conditional,
 }
 
 impl Method {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::Get,
         Self::BatchGet,
         Self::Put,
@@ -44,6 +45,7 @@ impl Method {
         Self::Acquire,
         Self::TakeSnapshot,
         Self::Renew,
+        Self::Conditional,
     ];
 
     const fn name(self) -> &'static str {
@@ -62,6 +64,7 @@ impl Method {
             Self::Acquire => "acquire",
             Self::TakeSnapshot => "take_snapshot",
             Self::Renew => "renew",
+            Self::Conditional => "conditional",
         }
     }
 }
@@ -69,8 +72,8 @@ impl Method {
 /// Handles that are resolved once, so that the hot path looks nothing up.
 pub struct Metrics {
     requests: IntCounterVec,
-    requests_ok: [IntCounter; 14],
-    durations: [Histogram; 14],
+    requests_ok: [IntCounter; Method::ALL.len()],
+    durations: [Histogram; Method::ALL.len()],
     pub retries: IntCounterVec,
     pub replica_reads: IntCounterVec,
     pub routes_found: IntCounter,

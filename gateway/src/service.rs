@@ -3,6 +3,7 @@
 //! Owns: the translation between public calls and operations. Must not know: routes, links, retries.
 
 use crate::batch_get::{batch_get, unexpected};
+use crate::conditional;
 use crate::consistency::read_at;
 use crate::deadline;
 use crate::delete_range::delete_range;
@@ -22,9 +23,9 @@ use rangedb_proto::internal::v1::data_response::Result as Answer;
 use rangedb_proto::v1::key_value_server::KeyValue;
 use rangedb_proto::v1::{
     BatchGetRequest, BatchGetResponse, BatchRequest, BatchResponse, CommitStatusRequest,
-    CommitStatusResponse, DeleteRangeRequest, DeleteRangeResponse, DeleteRequest, DeleteResponse,
-    GetRequest, GetResponse, PipelineRequest, PipelineResponse, PutRequest, PutResponse,
-    RangeRequest, RangeResponse, RequestContext,
+    CommitStatusResponse, ConditionalRequest, ConditionalResponse, DeleteRangeRequest,
+    DeleteRangeResponse, DeleteRequest, DeleteResponse, GetRequest, GetResponse, PipelineRequest,
+    PipelineResponse, PutRequest, PutResponse, RangeRequest, RangeResponse, RequestContext,
 };
 use rangedb_types::Timestamp;
 use std::sync::Arc;
@@ -190,6 +191,17 @@ impl KeyValueService {
         let writing = async move { write_all(&dispatcher, writes, deadline).await };
         let version = self.dispatcher.do_whole(writing).await?;
         Ok(BatchResponse { version: version.0 })
+    }
+
+    async fn do_conditional(
+        &self,
+        request: Request<ConditionalRequest>,
+    ) -> Result<ConditionalResponse, Failure> {
+        let deadline = self.deadline(request.metadata())?;
+        let conditional = conditional::from_wire(request.into_inner())?;
+        let dispatcher = Arc::clone(&self.dispatcher);
+        let done = async move { conditional.run(&dispatcher, deadline).await };
+        Ok(conditional::to_wire(self.dispatcher.do_whole(done).await?))
     }
 
     async fn do_commit_status(
@@ -376,6 +388,15 @@ impl KeyValue for KeyValueService {
             }
             Err(failure) => self.finish(Method::Range, began, Err(failure)),
         }
+    }
+
+    async fn conditional(
+        &self,
+        request: Request<ConditionalRequest>,
+    ) -> Result<Response<ConditionalResponse>, Status> {
+        let began = Instant::now();
+        let result = self.do_conditional(request).await;
+        self.finish(Method::Conditional, began, result)
     }
 
     async fn commit_status(

@@ -133,11 +133,11 @@ async fn stale_reads_need_no_leader_and_are_no_older_than_asked() -> Result<()> 
     let place = admin::nodes(&client).await?.into_iter().find(|node| node.node_id == leader);
     let address = place.context("a node leads it")?.address;
     let part = cluster.nodes.iter_mut().find(|part| part.grpc == address).context("ours")?;
-    part.child()?.signal("STOP")?;
+    part.child()?.signal("-STOP")?;
     let at = Instant::now();
     let found = read(&other).await?;
     let took = at.elapsed();
-    part.child()?.signal("CONT")?;
+    part.child()?.signal("-CONT")?;
     println!("{took:?} for a stale read while its leader stood still: {found}");
     ensure!(took < Duration::from_secs(1), "{took:?}");
     cluster.finish(PEER_LOST).await

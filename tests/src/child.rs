@@ -175,6 +175,21 @@ pub async fn run(program_name: &str, arguments: &[String], limit: Duration) -> R
     run_command(command(program_name, arguments)?, program_name, limit).await
 }
 
+/// As [`run`], with a folder for what the program keeps between its calls.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with_state(
+    program_name: &str,
+    arguments: &[String],
+    state: &Path,
+    limit: Duration,
+) -> Result<Ended> {
+    let mut command = command(program_name, arguments)?;
+    command.env("XDG_STATE_HOME", state);
+    run_command(command, program_name, limit).await
+}
+
 async fn run_command(mut command: Command, name: &str, limit: Duration) -> Result<Ended> {
     let folder = tempfile::tempdir()?;
     let (out, err) = (folder.path().join("out"), folder.path().join("err"));

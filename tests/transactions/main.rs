@@ -2,6 +2,9 @@
 
 mod bank;
 mod chaos;
+mod conditional;
+mod detector;
 mod levels;
+mod pessimistic;
 mod refusals;
 mod waiting;

@@ -114,6 +114,29 @@ pub async fn write_all(
     }
 }
 
+/// Commits, once, what depends on reads at `id`: that is also its version of them. `writes` are as for
+/// [`write_all`].
+///
+/// # Errors
+/// As there; also `WriteConflict`, `KeyLocked` or `Aborted`, and then it may be tried again.
+pub async fn commit_read(
+    dispatcher: &Arc<Dispatcher>,
+    id: Timestamp,
+    writes: Vec<Write>,
+    deadline: Instant,
+) -> Result<Timestamp, Failure> {
+    let commit = Commit {
+        dispatcher: Arc::clone(dispatcher),
+        id,
+        snapshot: id,
+        lifetime: LIFETIME,
+        reads: None,
+        writes: Arc::new(writes),
+        deadline,
+    };
+    commit.run().await
+}
+
 /// Commits what a transaction wants to write, in the order of the keys, each once, at least one.
 /// `reads` are those of a serializable one, `now` is of the oracle.
 ///

@@ -16,7 +16,7 @@ mod status;
 mod steps;
 mod token;
 
-pub use commit::{Reads, Want, Write, commit, write_all};
+pub use commit::{Reads, Want, Write, commit, commit_read, write_all};
 pub use obstacle::Obstacle;
 pub use pessimistic::{acquire, commit_held, renew, roll_back_held};
 pub use ranges::AtKey;

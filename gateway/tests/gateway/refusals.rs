@@ -61,8 +61,15 @@ async fn bad_requests_get_canonical_codes_and_fields() {
     let request = PutRequest { context: Some(transaction), ..put(b"k", Vec::new()) };
     let status = rpc.put(request).await.unwrap_err();
     refused.push((status, Code::InvalidArgument, "context.transaction"));
-    let request = GetRequest { context: Some(stale), ..get(b"k") };
-    refused.push((rpc.get(request).await.unwrap_err(), Code::Unimplemented, "stale"));
+    let request = GetRequest {
+        context: Some(RequestContext { at_version: 7, ..stale.clone() }),
+        ..get(b"k")
+    };
+    let status = rpc.get(request).await.unwrap_err();
+    refused.push((status, Code::InvalidArgument, "context.at_version"));
+    let request = PutRequest { context: Some(stale), ..put(b"k", Vec::new()) };
+    let status = rpc.put(request).await.unwrap_err();
+    refused.push((status, Code::InvalidArgument, "context.consistency"));
     refused.push((
         rpc.range(range("b", "a", 0)).await.unwrap_err(),
         Code::InvalidArgument,

@@ -1,0 +1,90 @@
+//! Deadlocks are found by whoever leads the first range, also after the node that did was killed.
+
+use anyhow::{Context as _, Result, ensure};
+use futures::future::join_all;
+use rangedb_client::{Client, Error, Options, PessimisticTransaction, TransactionOptions};
+use rangedb_tests::admin::split_at;
+use rangedb_tests::logs::PEER_LOST;
+use rangedb_tests::{Processes, Shape, admin, rounds, wait};
+use std::time::{Duration, Instant};
+
+/// The promise.
+const FOUND_WITHIN: Duration = Duration::from_millis(100);
+const CALL_LIMIT: Duration = Duration::from_secs(30);
+const ELECTION_LIMIT: Duration = Duration::from_secs(20);
+
+/// Takes one key each, and then the next one's; gives how long it took until the youngest gave way.
+async fn deadlock(client: &Client, keys: &[&str]) -> Result<Duration> {
+    let mut all: Vec<PessimisticTransaction> = Vec::new();
+    for key in keys {
+        let txn = client.begin_pessimistic(TransactionOptions::default()).await?;
+        txn.get_for_update(*key).await?;
+        all.push(txn);
+    }
+    let begun = Instant::now();
+    let count = keys.len();
+    let waits = all.into_iter().enumerate().map(|(at, txn)| async move {
+        let taken = txn.get_for_update(keys[(at + 1) % count]).await;
+        let took = begun.elapsed();
+        if taken.is_err() {
+            txn.rollback().await?;
+        } else {
+            txn.commit().await.map(|_| ())?;
+        }
+        anyhow::Ok((taken, took))
+    });
+    let ended: Vec<_> = join_all(waits).await.into_iter().collect::<Result<_>>()?;
+    let (last, others) = ended.split_last().context("there are some")?;
+    ensure!(others.iter().all(|(taken, _)| taken.is_ok()), "{ended:?}");
+    ensure!(matches!(last.0, Err(Error::Conflict { .. })), "the youngest gives way: {ended:?}");
+    Ok(last.1)
+}
+
+/// The node that leads the first range.
+async fn first_leader(client: &Client) -> Result<u64> {
+    let ranges = admin::ranges(client).await?;
+    let first = ranges.iter().find(|range| range.start.is_empty());
+    Ok(first.context("there is a first range")?.leader_node_id)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deadlocks_are_found_after_the_detector_was_killed() -> Result<()> {
+    let mut cluster = Processes::start(Shape::default()).await?;
+    cluster.replicated().await?;
+    let options = Options { timeout: CALL_LIMIT, ..Options::default() };
+    let client = Client::connect_with(cluster.endpoints(), options).await?;
+    admin::set_config(&client, "range_merge_size", "0B").await?;
+    for key in ["c", "h", "p"] {
+        split_at(&client, key.as_bytes()).await?;
+    }
+    let keys = ["d", "m", "z"];
+    println!("at rest: {:?}", deadlock(&client, &keys).await?);
+    let mut slowest = Duration::ZERO;
+    for _ in 0..rounds(3) {
+        let leader = first_leader(&client).await?;
+        let place = admin::nodes(&client).await?.into_iter().find(|node| node.node_id == leader);
+        let address = place.context("a node leads it")?.address;
+        let part = cluster.nodes.iter_mut().find(|part| part.grpc == address);
+        let part = part.context("it is ours")?;
+        part.kill()?;
+        // Until there is another leader there is nobody to find anything, nor to take a key.
+        wait::until("others lead", ELECTION_LIMIT, async || {
+            for key in ["a", "d", "m", "z"] {
+                client.get(key).await?;
+            }
+            ensure!(first_leader(&client).await? != leader, "nobody leads the first range");
+            Ok(())
+        })
+        .await?;
+        for size in [2, 3] {
+            let took = deadlock(&client, &keys[..size]).await?;
+            println!("a deadlock of {size} after the kill: {took:?}");
+            slowest = slowest.max(took);
+        }
+        part.start()?;
+        part.ready().await?;
+        cluster.replicated().await?;
+    }
+    ensure!(slowest < FOUND_WITHIN, "{slowest:?}");
+    cluster.finish(PEER_LOST).await
+}

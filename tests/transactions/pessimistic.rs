@@ -1,0 +1,112 @@
+//! Pessimistic transactions by the SDK and by the program.
+
+use anyhow::{Context as _, Result, ensure};
+use rangedb_client::{Error, Isolation, RangeQuery, TransactionOptions};
+use rangedb_tests::admin::split_at;
+use rangedb_tests::child::{Ended, run_with_state};
+use rangedb_tests::{InProcess, admin};
+use std::path::Path;
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+async fn start() -> Result<(InProcess, rangedb_client::Client)> {
+    let cluster = InProcess::start(1, 3, 2).await?;
+    cluster.replicated().await?;
+    let client = cluster.client().await?;
+    admin::set_config(&client, "range_merge_size", "0B").await?;
+    split_at(&client, b"m").await?;
+    Ok((cluster, client))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_holds_what_it_took_and_sees_what_it_wrote() -> Result<()> {
+    let (cluster, client) = start().await?;
+    client.put("a", "1").await?;
+    client.put("z", "1").await?;
+    let txn = client.begin_pessimistic(TransactionOptions::default()).await?;
+    ensure!(txn.get_for_update("a").await?.as_deref() == Some(b"1"));
+    txn.put("b", "new").await?;
+    txn.delete("z").await?;
+    ensure!(txn.get("z").await?.is_none(), "it sees that it removed it");
+    let seen = txn.range(RangeQuery::all()).await?;
+    let keys: Vec<_> = seen.iter().map(|entry| &entry.key[..]).collect();
+    ensure!(keys == [b"a", b"b"], "{keys:?}");
+    let last = txn.range(RangeQuery::all().reverse().limit(1)).await?;
+    ensure!(&last[0].key[..] == b"b", "{last:?}");
+    // Others pass over what is not committed, and wait to write.
+    ensure!(client.get("z").await?.is_some() && client.get("b").await?.is_none());
+    let other = client.clone();
+    let waiting = tokio::spawn(async move { other.put("a", "2").await });
+    // It goes on elsewhere.
+    let saved = txn.save();
+    drop(txn);
+    let txn = client.resume_pessimistic(saved);
+    let version = txn.commit().await?;
+    let after = waiting.await??;
+    ensure!(after > version, "{after} after {version}");
+    ensure!(client.get("z").await?.is_none());
+    ensure!(client.get("b").await?.context("it was committed")?.version == version);
+    let again = txn.commit().await;
+    ensure!(matches!(again, Err(Error::Invalid { .. })), "{again:?}");
+    cluster.finish(&[]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_read_and_not_taken_is_checked_by_serializable() -> Result<()> {
+    let (cluster, client) = start().await?;
+    let options =
+        TransactionOptions { isolation: Isolation::Serializable, ..TransactionOptions::default() };
+    for read_a_span in [false, true] {
+        client.put("a", "1").await?;
+        let txn = client.begin_pessimistic(options).await?;
+        if read_a_span {
+            txn.range(RangeQuery::between("a", "c")).await?;
+        } else {
+            txn.get("a").await?;
+        }
+        txn.put("z", "1").await?;
+        client.put("a", "2").await?;
+        let committed = txn.commit().await;
+        ensure!(matches!(committed, Err(Error::Conflict { .. })), "{committed:?}");
+        ensure!(client.get("z").await?.is_none());
+    }
+    cluster.finish(&[]).await
+}
+
+async fn program(endpoints: &str, home: &Path, words: &str) -> Result<Ended> {
+    let mut arguments = vec!["--endpoints".to_owned(), endpoints.to_owned()];
+    arguments.extend(words.split(' ').map(str::to_owned));
+    run_with_state("rangedb-cli", &arguments, home, LIMIT).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_program_keeps_a_transaction_between_its_calls() -> Result<()> {
+    let (cluster, client) = start().await?;
+    let home = tempfile::tempdir()?;
+    let endpoints = cluster.endpoints().join(",");
+    client.put("a", "1").await?;
+    for begin in ["txn begin", "txn begin --pessimistic"] {
+        let call = async |words: &str| program(&endpoints, home.path(), words).await;
+        let begun = call(begin).await?;
+        ensure!(begun.code == Some(0), "{begun:?}");
+        for words in ["txn put b new", "txn delete a"] {
+            let done = call(words).await?;
+            ensure!(done.code == Some(0), "{words}: {done:?}");
+        }
+        let found = call("txn get b").await?;
+        ensure!(found.stdout == "new\n", "{found:?}");
+        let range = call("txn range a c").await?;
+        ensure!(range.stdout == "b\tnew\n", "{range:?}");
+        ensure!(client.get("b").await?.is_none(), "not committed yet");
+        let committed = call("txn commit").await?;
+        ensure!(committed.code == Some(0), "{committed:?}");
+        let found = client.get("b").await?.context("it is committed")?;
+        ensure!(committed.stdout.trim() == found.version.0.to_string(), "{committed:?}");
+        let over = call("txn commit").await?;
+        ensure!(over.code == Some(2), "{over:?}");
+        client.delete("b").await?;
+        client.put("a", "1").await?;
+    }
+    cluster.finish(&[]).await
+}
