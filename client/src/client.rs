@@ -501,7 +501,7 @@ fn version_in<T>(answer: &tonic::Response<T>, name: &str) -> Option<Version> {
     text.parse().ok().map(Version)
 }
 
-fn value_of(response: GetResponse) -> Option<Value> {
+pub(crate) fn value_of(response: GetResponse) -> Option<Value> {
     response.found.then(|| Value { value: response.value, version: Version(response.version) })
 }
 

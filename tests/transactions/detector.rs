@@ -14,7 +14,7 @@ const CALL_LIMIT: Duration = Duration::from_secs(30);
 const ELECTION_LIMIT: Duration = Duration::from_secs(20);
 
 /// Takes one key each, and then the next one's; gives how long it took until the youngest gave way.
-async fn deadlock(client: &Client, keys: &[&str]) -> Result<Duration> {
+async fn deadlock(client: &Client, keys: &[&'static str]) -> Result<Duration> {
     let mut all: Vec<PessimisticTransaction> = Vec::new();
     for key in keys {
         let txn = client.begin_pessimistic(TransactionOptions::default()).await?;
@@ -24,7 +24,8 @@ async fn deadlock(client: &Client, keys: &[&str]) -> Result<Duration> {
     let begun = Instant::now();
     let count = keys.len();
     let waits = all.into_iter().enumerate().map(|(at, txn)| async move {
-        let taken = txn.get_for_update(keys[(at + 1) % count]).await;
+        let wanted = keys[(at + 1) % count];
+        let taken = txn.get_for_update(wanted).await;
         let took = begun.elapsed();
         if taken.is_err() {
             txn.rollback().await?;

@@ -25,7 +25,7 @@ async fn a_transaction_holds_what_it_took_and_sees_what_it_wrote() -> Result<()>
     client.put("a", "1").await?;
     client.put("z", "1").await?;
     let txn = client.begin_pessimistic(TransactionOptions::default()).await?;
-    ensure!(txn.get_for_update("a").await?.as_deref() == Some(b"1"));
+    ensure!(txn.get_for_update("a").await?.as_deref() == Some(&b"1"[..]));
     txn.put("b", "new").await?;
     txn.delete("z").await?;
     ensure!(txn.get("z").await?.is_none(), "it sees that it removed it");
