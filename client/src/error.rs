@@ -188,7 +188,10 @@ fn judge_detail(code: Code, message: &str, detail: &ErrorDetail) -> Option<Verdi
 fn plain(status: Status) -> Error {
     let message = status.message().to_owned();
     match status.code() {
-        Code::InvalidArgument => Error::Invalid { field: String::new(), message },
+        // What is too large is wrong, too.
+        Code::InvalidArgument | Code::OutOfRange => {
+            Error::Invalid { field: String::new(), message }
+        }
         Code::PermissionDenied | Code::Unauthenticated => Error::Refused { message },
         Code::Unimplemented => Error::NotImplemented { message },
         _ => Error::Other(Box::new(status)),

@@ -14,6 +14,7 @@ use rangedb_proto::v1::{
     self, BeginRequest, CommitRequest, CommitStatusRequest, ReadSpan, RequestContext,
     RollbackRequest, TransactionReads, TransactionWrite,
 };
+use rangedb_types::limits::BATCH_BYTES_MAX;
 use rangedb_types::{Random as _, SystemRandom};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -522,6 +523,16 @@ impl Transaction {
             let spans = spans.map(|(start, end)| ReadSpan { start, end }).collect();
             let keys = state.keys_read.iter().cloned().collect();
             first.reads = Some(TransactionReads { keys, spans });
+        }
+        let size = |(key, want): (&Bytes, &Want)| {
+            key.len() + if let Want::Put(value) = want { value.len() } else { 0 }
+        };
+        if state.writes.iter().map(size).sum::<usize>() > BATCH_BYTES_MAX {
+            let most = BATCH_BYTES_MAX >> 20;
+            let message = format!(
+                "a transaction writes {most} MiB of keys and values at most; cut it in several"
+            );
+            return Err(Error::Invalid { field: "writes".to_owned(), message });
         }
         let (mut messages, mut bytes) = (vec![first], 0);
         for (key, want) in &state.writes {

@@ -4,6 +4,7 @@ mod bank;
 mod chaos;
 mod conditional;
 mod detector;
+mod figures;
 mod levels;
 mod pessimistic;
 mod refusals;

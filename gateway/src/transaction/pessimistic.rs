@@ -154,6 +154,16 @@ pub async fn commit_held(
     let done = done.or_else(|failure| commit.judge(failure));
     match &done {
         Ok(version) => commit.clean_up(Some(*version)),
+        // What it has read is not so any more, and never will be: nobody need wait for it.
+        Err(Failure::WriteConflict { .. }) => {
+            let (after, token) = (Arc::clone(dispatcher), token.clone());
+            dispatcher.do_after(async move {
+                let deadline = Instant::now() + CLEAN_UP_TIMEOUT;
+                if let Err(error) = roll_back_held(&after, &token, deadline).await {
+                    tracing::debug!(%error, id = %token.id, "a transaction was not rolled back");
+                }
+            });
+        }
         Err(Failure::TransactionUnknown { .. }) => {}
         // It holds what it held: the client may roll it back, or try again.
         Err(_) => {}

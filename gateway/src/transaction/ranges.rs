@@ -10,11 +10,16 @@ use rangedb_proto::internal::v1::NodeActionResult;
 use rangedb_proto::internal::v1::node_action::Kind;
 use tokio::time::Instant;
 
-/// Most keys, and bytes, of one step.
+/// Most keys of one step.
 const KEYS_MAX: usize = 256;
+/// Most bytes of one step of something small, which is to be one round of consensus; and how many of its steps
+/// are under way at a time.
 const BYTES_MAX: usize = 1 << 20;
-/// Steps of one call that are under way at a time.
 const AT_A_TIME: usize = 8;
+/// The same of what has more bytes than that: others' writes share logs and disks with it, and wait no longer
+/// than such a step takes.
+const LARGE_BYTES_MAX: usize = 64 << 10;
+const LARGE_AT_A_TIME: usize = 2;
 /// How often keys are cut anew because the bounds of their ranges changed.
 const CUTS_MAX: usize = 64;
 
@@ -51,12 +56,13 @@ pub(super) async fn cut<T: AtKey>(
 ) -> Result<Vec<Vec<usize>>, Failure> {
     let mut parts: Vec<Vec<usize>> = Vec::new();
     let mut end: Option<Vec<u8>> = None;
+    let bytes_max = if is_large(items, wanted) { LARGE_BYTES_MAX } else { BYTES_MAX };
     let mut bytes = 0;
     for index in wanted {
         let item = &items[*index];
         let inside = end.as_ref().is_some_and(|end| end.is_empty() || item.key()[..] < end[..]);
         bytes += item.byte_size();
-        let full = parts.last().is_none_or(|part| part.len() >= KEYS_MAX) || bytes > BYTES_MAX;
+        let full = parts.last().is_none_or(|part| part.len() >= KEYS_MAX) || bytes > bytes_max;
         if !inside || full {
             if !inside {
                 let place = Place::At(item.key().clone());
@@ -73,6 +79,10 @@ pub(super) async fn cut<T: AtKey>(
     Ok(parts)
 }
 
+fn is_large<T: AtKey>(items: &[T], wanted: &[usize]) -> bool {
+    wanted.iter().map(|index| items[*index].byte_size()).sum::<usize>() > BYTES_MAX
+}
+
 /// Does a step for every part, side by side, and again for what has to be cut anew. Once one has failed,
 /// none is begun.
 pub(super) async fn on_each<T: AtKey>(
@@ -83,6 +93,8 @@ pub(super) async fn on_each<T: AtKey>(
     step: &(dyn Fn(&[usize]) -> Kind + Sync),
 ) -> Done {
     let mut done = Done { results: Vec::new(), failure: None };
+    let large = is_large(items, &wanted);
+    let at_a_time = if large { LARGE_AT_A_TIME } else { AT_A_TIME };
     let mut left = wanted;
     for _ in 0..CUTS_MAX {
         let parts = match cut(dispatcher, items, &left, deadline).await {
@@ -100,7 +112,7 @@ pub(super) async fn on_each<T: AtKey>(
             let result = act(dispatcher, action, deadline).await;
             (part, result)
         });
-        let mut steps = std::pin::pin!(steps.buffer_unordered(AT_A_TIME));
+        let mut steps = std::pin::pin!(steps.buffer_unordered(at_a_time));
         while let Some((part, result)) = steps.next().await {
             match result {
                 Ok(result) => done.results.push((part, result)),

@@ -3,6 +3,7 @@
 use super::checks::{Checks, ChecksumResult};
 use super::closed::ClosedClaims;
 use super::news::Reporter;
+use super::shared::Metrics;
 use super::size::RangeSize;
 use super::worker::{Task, WorkerSender};
 use crate::replica::apply::Freeze;
@@ -250,6 +251,7 @@ impl ReplicaHandle {
         leadership: Leadership,
         command: WriteCommand,
     ) -> impl Future<Output = Result<(), ProposeError>> + Send + 'static {
+        Metrics::get().proposals.inc();
         let (reply, answer) = oneshot::channel();
         let write = Write {
             term: leadership.term,

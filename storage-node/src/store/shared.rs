@@ -16,7 +16,7 @@ use crate::snapshot::Snapshots;
 use crate::transport::RaftSender;
 use crossbeam_channel::Sender;
 use parking_lot::RwLock;
-use prometheus::{Histogram, HistogramOpts, IntGauge};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge};
 use rangedb_engine::Engine;
 use rangedb_types::{MonotonicClock, NodeId, RangeId};
 use std::sync::atomic::AtomicU64;
@@ -102,6 +102,7 @@ pub struct Metrics {
     pub awake: IntGauge,
     pub inbox_drained: Histogram,
     pub log_write_seconds: Histogram,
+    pub proposals: IntCounter,
 }
 
 impl Metrics {
@@ -131,6 +132,11 @@ impl Metrics {
                     "Tasks a Raft thread took in one pass"
                 )
                 .buckets(vec![1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0])
+            )
+            .expect(registered),
+            proposals: prometheus::register_int_counter!(
+                "rangedb_node_proposals_total",
+                "Writes handed to consensus by the ranges this node leads"
             )
             .expect(registered),
             log_write_seconds: prometheus::register_histogram!(

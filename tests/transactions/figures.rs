@@ -1,0 +1,267 @@
+//! What transactions cost: rounds of consensus, time beside plain puts, a large one beside small calls.
+
+use anyhow::{Context as _, Result, ensure};
+use bytes::Bytes;
+use rangedb_client::{Client, Error, Options, TransactionOptions};
+use rangedb_tests::admin::split_at;
+use rangedb_tests::logs::PEER_LOST;
+use rangedb_tests::workload::percentile_ms;
+use rangedb_tests::{Processes, Shape, admin, full, http, rounds, wait};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+const PROPOSALS: &str = "rangedb_node_proposals_total";
+const SETTLED_LIMIT: Duration = Duration::from_secs(10);
+/// Transactions of each kind that are counted.
+const COUNTED: usize = 20;
+/// Operations of each kind that are timed.
+const TIMED: usize = 60;
+
+async fn start() -> Result<(Processes, Client)> {
+    let cluster = Processes::start(Shape::default()).await?;
+    cluster.replicated().await?;
+    let options = Options { timeout: Duration::from_secs(60), ..Options::default() };
+    let client = Client::connect_with(cluster.endpoints(), options).await?;
+    admin::set_config(&client, "range_merge_size", "0B").await?;
+    for key in ["h", "p"] {
+        split_at(&client, key.as_bytes()).await?;
+    }
+    Ok((cluster, client))
+}
+
+/// Writes that the nodes have handed to consensus, once it does not grow any more.
+async fn proposals(cluster: &Processes) -> Result<u64> {
+    let count = async || {
+        let mut sum = 0.0;
+        for node in &cluster.nodes {
+            sum += http::metric(&node.http, PROPOSALS).await?;
+        }
+        anyhow::Ok(sum as u64)
+    };
+    wait::until("all is settled", SETTLED_LIMIT, async || {
+        let before = count().await?;
+        wait::let_run(Duration::from_millis(300)).await;
+        let after = count().await?;
+        ensure!(before == after, "{before} and {after}");
+        Ok(after)
+    })
+    .await
+}
+
+async fn commit(client: &Client, keys: &[&str], value: String) -> Result<()> {
+    let txn = client.begin(TransactionOptions::default()).await?;
+    keys.iter().for_each(|key| txn.put((*key).to_owned(), value.clone()));
+    txn.commit().await?;
+    Ok(())
+}
+
+/// A transaction in one range is one write; one over three takes two of each, of which only the first is
+/// waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn rounds_of_consensus_are_as_few_as_promised() -> Result<()> {
+    let (cluster, client) = start().await?;
+    let kinds: [(&str, &[&str], u64); 3] = [
+        ("one key", &["a"], 1),
+        ("one range", &["a", "b", "c"], 1),
+        ("three ranges", &["a", "m", "z"], 6),
+    ];
+    for (name, keys, wanted) in kinds {
+        let before = proposals(&cluster).await?;
+        for number in 0..COUNTED {
+            commit(&client, keys, number.to_string()).await?;
+        }
+        let each = (proposals(&cluster).await? - before) as f64 / COUNTED as f64;
+        println!("{name}: {each} writes handed to consensus for one transaction");
+        ensure!((each - wanted as f64).abs() < 0.2, "{each} instead of {wanted}");
+    }
+    times(&client).await?;
+    cluster.finish(&[]).await
+}
+
+/// Prints how long each takes, in turn.
+async fn times(client: &Client) -> Result<()> {
+    let mut times: [Vec<Duration>; 5] = Default::default();
+    let (one, three) = (["a", "b", "c"], ["a", "m", "z"]);
+    for number in 0..rounds(TIMED) {
+        let value = number.to_string();
+        let batch = |keys: [&'static str; 3]| {
+            keys.map(|key| (Bytes::from(key), Some(Bytes::from(value.clone()))))
+        };
+        for (kind, times) in times.iter_mut().enumerate() {
+            let begun = Instant::now();
+            match kind {
+                0 => drop(client.put("a", value.clone()).await?),
+                1 => commit(client, &one, value.clone()).await?,
+                2 => commit(client, &three, value.clone()).await?,
+                3 => drop(client.batch(batch(one)).await?),
+                _ => drop(client.batch(batch(three)).await?),
+            }
+            times.push(begun.elapsed());
+        }
+    }
+    let names = ["put", "one range", "three ranges", "batch, one range", "batch, three ranges"];
+    times.iter_mut().for_each(|times| times.sort());
+    let put = percentile_ms(&times[0], 5000);
+    for (name, times) in names.iter().zip(&times) {
+        let [p50, p99] = [5000, 9900].map(|hundredths| percentile_ms(times, hundredths));
+        println!("{name}: {p50:.2} ms ({:.2} of a put), 99th percentile {p99:.2} ms", p50 / put);
+    }
+    Ok(())
+}
+
+/// What others see of it while something large goes on.
+struct Others {
+    stop: Arc<AtomicBool>,
+    tasks: Vec<tokio::task::JoinHandle<Result<Vec<(Instant, Duration)>>>>,
+}
+
+impl Others {
+    /// Clients that put small values, a hundred a second each.
+    fn start(client: &Client, count: usize) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let put = |number: usize| {
+            let (client, stop) = (client.clone(), Arc::clone(&stop));
+            tokio::spawn(async move {
+                let mut times = Vec::new();
+                for turn in 0.. {
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let begun = Instant::now();
+                    client.put(format!("other/{number}/{}", turn % 100), vec![7; 100]).await?;
+                    times.push((begun, begun.elapsed()));
+                    wait::let_run(Duration::from_millis(10)).await;
+                }
+                Ok(times)
+            })
+        };
+        Self { tasks: (0..count).map(put).collect(), stop }
+    }
+
+    /// All times, in the order of their beginnings.
+    async fn stop(self) -> Result<Vec<(Instant, Duration)>> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut all = Vec::new();
+        for task in self.tasks {
+            all.extend(task.await??);
+        }
+        all.sort();
+        Ok(all)
+    }
+}
+
+fn p99(times: &[(Instant, Duration)], from: Instant, to: Instant) -> f64 {
+    let inside = times.iter().filter(|(begun, _)| (from..to).contains(begun));
+    let mut inside: Vec<Duration> = inside.map(|(_, time)| *time).collect();
+    inside.sort();
+    percentile_ms(&inside, 9900)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_transaction_commits_and_a_larger_one_is_refused() -> Result<()> {
+    let (cluster, client) = start().await?;
+    let keys = if full() { 50_000 } else { 5_000 };
+    let value = vec![b'v'; 1_260];
+    let key = |number: usize| format!("{}/{number:06}", ["b", "k", "z"][number % 3]);
+    let others = Others::start(&client, 8);
+    let window = Duration::from_secs(if full() { 15 } else { 3 });
+    let quiet = Instant::now();
+    wait::let_run(window).await;
+    let begun = Instant::now();
+    let mut commits = 0;
+    // As long as the quiet time, so that as many are compared.
+    while begun.elapsed() < window || commits == 0 {
+        let txn = client.begin(TransactionOptions::default()).await?;
+        (0..keys).for_each(|number| txn.put(key(number), value.clone()));
+        let version = txn.commit().await?;
+        let last = client.get(key(keys - 1)).await?.context("it was written")?;
+        ensure!(last.version == version, "{last:?}");
+        commits += 1;
+    }
+    let (end, took) = (Instant::now(), begun.elapsed());
+    let times = others.stop().await?;
+    let (before, during) = (p99(&times, quiet, begun), p99(&times, begun, end));
+    let bytes = keys * (value.len() + 8);
+    ensure!(!full() || bytes >= 60 << 20, "{bytes} bytes are not what is promised");
+    println!(
+        "{commits} transactions of {keys} keys, {:.1} MiB, in {took:?}; others' 99th percentile {before:.1} ms \
+         before, {during:.1} ms meanwhile: {:.2}",
+        bytes as f64 / f64::from(1 << 20),
+        during / before
+    );
+    let txn = client.begin(TransactionOptions::default()).await?;
+    (0..70).for_each(|number| txn.put(key(number), vec![0; 1 << 20]));
+    let begun = Instant::now();
+    let refused = txn.commit().await;
+    let took = begun.elapsed();
+    println!("70 MiB were refused after {took:?}: {refused:?}");
+    ensure!(matches!(refused, Err(Error::Invalid { .. })), "{refused:?}");
+    cluster.finish(PEER_LOST).await
+}
+
+/// A key that is overwritten all the time: what is kept is a window, and reading it costs the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hot_key_costs_no_more_than_its_window() -> Result<()> {
+    let (cluster, client) = start().await?;
+    let (window, length, rate) = if full() { (20, 200, 5_000) } else { (10, 22, 1_000) };
+    admin::set_config(&client, "gc_retention", &format!("{window}s")).await?;
+    admin::set_config(&client, "transaction_lifetime_max", &format!("{window}s")).await?;
+    let value = Bytes::from(vec![b'v'; 100]);
+    let pipeline = Arc::new(client.pipeline());
+    let begun = Instant::now();
+    let (mut written, mut first) = (0_u64, None);
+    let mut later = Vec::new();
+    let mut ticks = tokio::time::interval(Duration::from_millis(20));
+    let mut most = 0;
+    while begun.elapsed() < Duration::from_secs(length) {
+        ticks.tick().await;
+        let due = (begun.elapsed().as_millis() as u64 * rate / 1_000).saturating_sub(written);
+        let writes = (0..due).map(|_| pipeline.put("hot", value.clone()));
+        futures::future::try_join_all(writes).await?;
+        written += due;
+        if written % (rate / 10) < due {
+            let time = read(&client).await?;
+            if begun.elapsed() < Duration::from_secs(3) {
+                first.get_or_insert_with(Vec::new).push(time);
+            } else {
+                later.push(time);
+            }
+            most = most.max(disk(&cluster)?);
+        }
+    }
+    let mut first = first.context("it was read at once")?;
+    first.sort();
+    later.sort();
+    let [early, late] = [&first, &later].map(|times| percentile_ms(times, 5000));
+    let seconds = begun.elapsed().as_secs_f64();
+    let per_second = written as f64 / seconds;
+    // What one window writes on one node: key, version and value, in the log and in the data.
+    let data = window as f64 * per_second * RECORD_BYTES;
+    println!(
+        "{per_second:.0} writes a second for {seconds:.0} s; a node had {most} MiB on disk at most, a window's \
+         data is {:.1} MiB; a read took {early:.2} ms at first, {late:.2} ms later",
+        data / f64::from(1 << 20)
+    );
+    let limit = 2.0 * data + f64::from(64 << 20);
+    ensure!((most << 20) as f64 <= limit, "{most} MiB, more than {limit} bytes");
+    cluster.finish(PEER_LOST).await
+}
+
+/// Key, version, request id and value of a record of the hot key.
+const RECORD_BYTES: f64 = 160.0;
+
+async fn read(client: &Client) -> Result<Duration> {
+    let begun = Instant::now();
+    client.get("hot").await?.context("it was written")?;
+    Ok(begun.elapsed())
+}
+
+/// MiB of the fullest node's engine.
+fn disk(cluster: &Processes) -> Result<u64> {
+    let mut most = 0;
+    for node in &cluster.nodes {
+        most = most.max(rangedb_tests::usage::disk_bytes(&node.data_dir.join("engine"))?);
+    }
+    Ok(most >> 20)
+}
