@@ -386,6 +386,18 @@ fn read_committed_shows_lost_updates_and_read_skew_and_nothing_worse() {
 }
 
 #[test]
+fn mistakes_of_a_database_are_found() {
+    let few = |execution| toy::run(execution, FEW, 250, 1);
+    let history = few(Execution::LastWins);
+    assert!(check(&history).anomalies().contains(&Anomaly::LostUpdate));
+    let history = few(Execution::OldSnapshot);
+    let report = check(&history);
+    assert!(report.anomalies().contains(&Anomaly::StaleRead), "{report}");
+    assert!(report.counts.contains_key(&(Anomaly::GSingle, Order::RealTime)), "{report}");
+    assert!(!report.counts.contains_key(&(Anomaly::GSingle, Order::Plain)), "{report}");
+}
+
+#[test]
 fn long_histories_are_judged_in_seconds() {
     for execution in [Execution::Serial, Execution::Snapshot, Execution::ReadCommitted] {
         let history = toy::run(execution, Keys { lists: 10, registers: 200 }, 50_000, 7);

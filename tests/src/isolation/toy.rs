@@ -1,6 +1,6 @@
 //! A toy database that runs random transactions in a random order of steps, at a given level, and
 //! keeps the history. Owns: three textbook executions: one after the other, snapshots of which the
-//! first to commit wins, and reads of what is committed. Must not know: the checker.
+//! first to commit wins, and reads of what is committed; and two with a mistake. Must not know: the checker.
 
 use super::history::{Key, Op, Outcome, Transaction};
 use rand::rngs::StdRng;
@@ -12,6 +12,10 @@ pub enum Execution {
     Serial,
     Snapshot,
     ReadCommitted,
+    /// Snapshots, but nobody looks whether another one wrote the same key.
+    LastWins,
+    /// Snapshots of a moment before the beginning.
+    OldSnapshot,
 }
 
 /// Keys of a run: lists, then registers that spans may read.
@@ -25,6 +29,8 @@ pub struct Keys {
 const ELEMENTS_MAX: usize = 40;
 /// Clients that run at the same time.
 const CLIENTS: u32 = 8;
+/// How long before a transaction its old snapshot was taken.
+const AGE: u64 = 4;
 const REGISTERS_FROM: u32 = 1_000_000;
 
 #[derive(Clone, Debug)]
@@ -89,9 +95,10 @@ impl Toy {
     fn turn(&mut self, client: u32) {
         let Some(mut running) = self.running[client as usize].take() else {
             let begun = self.tick();
+            let old = if self.execution == Execution::OldSnapshot { AGE } else { 0 };
             self.running[client as usize] = Some(Running {
                 begun,
-                snapshot: begun,
+                snapshot: begun.saturating_sub(old),
                 left: self.random.random_range(1..=4),
                 ops: Vec::new(),
                 seen: HashMap::new(),
@@ -149,7 +156,7 @@ impl Toy {
             return Some(own.clone());
         }
         let until = match self.execution {
-            Execution::Snapshot => running.snapshot,
+            Execution::Snapshot | Execution::LastWins | Execution::OldSnapshot => running.snapshot,
             Execution::Serial | Execution::ReadCommitted => u64::MAX,
         };
         let versions = self.versions.get(&key).into_iter().flatten().rev();
@@ -189,7 +196,7 @@ impl Toy {
     fn end(&mut self, process: u32, running: Running) {
         let version = self.tick();
         let newest = |key: &Key| Some(self.versions.get(key)?.last()?.0);
-        let loses = self.execution == Execution::Snapshot
+        let loses = matches!(self.execution, Execution::Snapshot | Execution::OldSnapshot)
             && running.writes.keys().any(|key| newest(key) > Some(running.snapshot));
         let gives_up = loses || self.random.random_bool(0.02);
         let outcome = if gives_up {
