@@ -11,6 +11,7 @@ pub mod admin;
 pub mod child;
 pub mod http;
 pub mod in_process;
+pub mod isolation;
 pub mod logs;
 pub mod ports;
 pub mod processes;
