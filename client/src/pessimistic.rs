@@ -1,7 +1,7 @@
 //! Pessimistic transactions: they take keys as they go, and wait instead of losing.
 
 use crate::client::timed;
-use crate::error::{Error, judge_status};
+use crate::error::{Error, Verdict, judge_status};
 use crate::range::{Entry, RangeQuery};
 use crate::transaction::{
     OwnWrites, SavedKeys, SavedTransaction, TransactionOptions, asked, span_read, transactions,
@@ -294,7 +294,8 @@ impl PessimisticTransaction {
     /// Commits; gives the version of all writes. If the answer is lost, it asks what became of it.
     ///
     /// # Errors
-    /// [`Error::Conflict`]: nothing was applied. See [`Error`].
+    /// [`Error::Conflict`]: nothing was applied, and it is over. [`Error::Unavailable`] and the like: nothing was
+    /// applied, and it may be tried again. See [`Error`].
     pub async fn commit(&self) -> Result<Version, Error> {
         let (token, reads) = self.end()?;
         let serializable = self.isolation == Isolation::Serializable;
@@ -303,7 +304,12 @@ impl PessimisticTransaction {
         let committed = self.client.repeat(|gateway, time| {
             let mut rpc = transactions(gateway);
             let request = timed(stream::iter([message.clone()]), time);
-            async move { rpc.commit(request).await.map_err(judge_status) }
+            // Of two that wait for each other at their commits one gives way, and is rolled back.
+            let judge = |status| match judge_status(status) {
+                Verdict::NotApplied(error @ Error::Conflict { .. }) => Verdict::Final(error),
+                verdict => verdict,
+            };
+            async move { rpc.commit(request).await.map_err(judge) }
         });
         match committed.await {
             Ok(answer) => {
@@ -323,7 +329,14 @@ impl PessimisticTransaction {
                     Err(_) => Err(Error::TransactionUnknown { id: self.id, key }),
                 }
             }
-            Err(end) => Err(end.error),
+            Err(end) => {
+                // After a conflict the gateway has rolled it back. Else it holds what it held, and may be
+                // committed again, or rolled back.
+                if !matches!(end.error, Error::Conflict { .. }) {
+                    self.shared.lock().over = false;
+                }
+                Err(end.error)
+            }
         }
     }
 

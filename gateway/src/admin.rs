@@ -16,12 +16,13 @@ use rangedb_proto::v1::admin_server::Admin;
 use rangedb_proto::v1::{
     AddPlacementRequest, ClusterStatusRequest, ClusterStatusResponse, ConfigEntry,
     DrainNodeRequest, GetConfigRequest, GetMetaRequest, GetRangeRequest, GetRangeResponse,
-    ListConfigRequest, ListConfigResponse, ListMetaRequest, ListMetaResponse, ListNodesRequest,
-    ListNodesResponse, ListPlacementRequest, ListPlacementResponse, ListRangesRequest,
-    ListRangesResponse, MergeRangeRequest, MetaEntry, MetaEvent, MoveReplicaRequest, NodePlan,
-    RangePlan, RemoveNodeRequest, RemovePlacementRequest, ScatterPlan, ScatterRangesRequest,
-    SetConfigRequest, SplitRangeRequest, TransferLeaderRequest, UndrainNodeRequest,
-    VerifyRangeRequest, VerifyRangeResponse, WatchMetaRequest,
+    HoldVersionRequest, ListConfigRequest, ListConfigResponse, ListHoldsRequest, ListHoldsResponse,
+    ListMetaRequest, ListMetaResponse, ListNodesRequest, ListNodesResponse, ListPlacementRequest,
+    ListPlacementResponse, ListRangesRequest, ListRangesResponse, MergeRangeRequest, MetaEntry,
+    MetaEvent, MoveReplicaRequest, NodePlan, RangePlan, ReleaseVersionRequest,
+    ReleaseVersionResponse, RemoveNodeRequest, RemovePlacementRequest, ScatterPlan,
+    ScatterRangesRequest, SetConfigRequest, SplitRangeRequest, TransferLeaderRequest,
+    UndrainNodeRequest, VerifyRangeRequest, VerifyRangeResponse, VersionHold, WatchMetaRequest,
 };
 use rangedb_types::RangeId;
 use std::future::Future;
@@ -238,6 +239,27 @@ impl Admin for AdminService {
         request: Request<ListConfigRequest>,
     ) -> Result<Response<ListConfigResponse>, Status> {
         pass_on!(self.read(request) => list_config)
+    }
+
+    async fn hold_version(
+        &self,
+        request: Request<HoldVersionRequest>,
+    ) -> Result<Response<VersionHold>, Status> {
+        pass_on!(self.change(request) => hold_version)
+    }
+
+    async fn release_version(
+        &self,
+        request: Request<ReleaseVersionRequest>,
+    ) -> Result<Response<ReleaseVersionResponse>, Status> {
+        pass_on!(self.read(request) => release_version)
+    }
+
+    async fn list_holds(
+        &self,
+        request: Request<ListHoldsRequest>,
+    ) -> Result<Response<ListHoldsResponse>, Status> {
+        pass_on!(self.read(request) => list_holds)
     }
 
     async fn get_meta(

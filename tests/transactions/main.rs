@@ -6,6 +6,7 @@ mod chaos;
 mod conditional;
 mod detector;
 mod figures;
+mod holds;
 mod levels;
 mod pessimistic;
 mod refusals;

@@ -4,13 +4,13 @@ use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use futures::future::join_all;
 use futures::stream;
-use rangedb_client::Client;
 use rangedb_client::proto::transaction_write::{Check, Want};
 use rangedb_client::proto::transactions_client::TransactionsClient;
 use rangedb_client::proto::{
     AcquireRequest, AcquiredValue, BeginRequest, CommitRequest, RollbackRequest, TransactionWrite,
     error_detail::Kind,
 };
+use rangedb_client::{Client, Isolation, TransactionOptions};
 use rangedb_proto::error::detail_of;
 use rangedb_tests::admin::split_at;
 use rangedb_tests::{InProcess, admin, rounds};
@@ -129,9 +129,9 @@ async fn deadlocks_are_found_and_the_youngest_gives_way() -> Result<()> {
     let keys = ["a", "m", "z"];
     for size in [2, 3] {
         let mut all = Vec::new();
-        for number in 0..size {
+        for (number, key) in keys.iter().take(size).enumerate() {
             let mut txn = Txn::begin(&cluster.rpc, number).await?;
-            txn.lock(keys[number]).await?;
+            txn.lock(key).await?;
             all.push(txn);
         }
         let ids: Vec<u64> = all.iter().map(|txn| txn.id).collect();
@@ -162,5 +162,33 @@ async fn deadlocks_are_found_and_the_youngest_gives_way() -> Result<()> {
         ensure!(cycle == ids, "{cycle:?} of {ids:?}");
         println!("a deadlock of {size} was found after {took:?}");
     }
+    cluster.cluster.finish(&[]).await
+}
+
+/// Both hold what the other has read: the younger gives way at its commit, and the other need not wait long.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_that_read_what_the_other_writes_one_gives_way_at_once() -> Result<()> {
+    let cluster = start().await?;
+    let client = &cluster.client;
+    client.put("a", "1").await?;
+    client.put("z", "1").await?;
+    let isolation = Isolation::Serializable;
+    let options = TransactionOptions { isolation, ..TransactionOptions::default() };
+    let (first, second) =
+        (client.begin_pessimistic(options).await?, client.begin_pessimistic(options).await?);
+    for txn in [&first, &second] {
+        txn.get("a").await?;
+        txn.get("z").await?;
+    }
+    first.put("a", "0").await?;
+    second.put("z", "0").await?;
+    let begun = Instant::now();
+    let (older, younger) = tokio::join!(first.commit(), second.commit());
+    let took = begun.elapsed();
+    println!("decided after {took:?}: {older:?}, {younger:?}");
+    ensure!(older.is_ok() != younger.is_ok(), "{older:?} and {younger:?}");
+    ensure!(took < Duration::from_secs(2), "{took:?}");
+    let again = client.batch(["a", "z"].map(|key| (Bytes::from(key), None)));
+    tokio::time::timeout(Duration::from_secs(2), again).await.context("nothing is held")??;
     cluster.cluster.finish(&[]).await
 }

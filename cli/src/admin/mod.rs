@@ -4,6 +4,7 @@
 mod changes;
 mod cluster;
 mod config;
+mod holds;
 mod meta;
 mod nodes;
 mod placement;
@@ -41,6 +42,9 @@ enum Subject {
     /// Settings of the running cluster
     #[command(subcommand)]
     Config(config::Action),
+    /// Versions that are kept for long readers
+    #[command(subcommand)]
+    Holds(holds::Action),
     /// The system's metadata, keys that begin with `_/`
     #[command(subcommand)]
     Meta(meta::Action),
@@ -66,6 +70,7 @@ pub async fn run(arguments: AdminArguments, options: &Options) -> Result<(), Fai
         Subject::Nodes(action) => nodes::run(action, admin).await,
         Subject::Ranges(action) => ranges::run(action, admin).await,
         Subject::Config(action) => config::run(action, admin).await,
+        Subject::Holds(action) => holds::run(action, admin).await,
         Subject::Meta(action) => meta::run(action, admin).await,
         Subject::Placement(action) => placement::run(action, admin).await,
     }

@@ -154,8 +154,8 @@ pub async fn commit_held(
     let done = done.or_else(|failure| commit.judge(failure));
     match &done {
         Ok(version) => commit.clean_up(Some(*version)),
-        // What it has read is not so any more, and never will be: nobody need wait for it.
-        Err(Failure::WriteConflict { .. }) => {
+        // What it has read is not so any more, or it is the one of two that gives way: nobody need wait for it.
+        Err(Failure::WriteConflict { .. } | Failure::KeyLocked { .. }) => {
             let (after, token) = (Arc::clone(dispatcher), token.clone());
             dispatcher.do_after(async move {
                 let deadline = Instant::now() + CLEAN_UP_TIMEOUT;

@@ -1,5 +1,6 @@
 //! The `PlacementAdmin` service: what gateways pass on for operators.
 
+use super::holds;
 use super::refusal::of_membership;
 use super::{
     Answers, CALL_TIMEOUT, MEMBERSHIP_TIMEOUT, Services, commands, convert, drain, meta_watch,
@@ -266,6 +267,33 @@ impl PlacementAdmin for Services {
         let settings: Vec<_> = self.consensus.read(|state| state.settings().collect());
         let settings = settings.into_iter().map(convert::setting).collect();
         Ok(Response::new(wire::ListConfigResponse { settings }))
+    }
+
+    async fn hold_version(
+        &self,
+        request: Request<wire::HoldVersionRequest>,
+    ) -> Result<Response<wire::VersionHold>, Status> {
+        self.office()?;
+        Ok(Response::new(holds::hold(self, request.into_inner()).await?))
+    }
+
+    async fn release_version(
+        &self,
+        request: Request<wire::ReleaseVersionRequest>,
+    ) -> Result<Response<wire::ReleaseVersionResponse>, Status> {
+        self.office()?;
+        let hold_id = request.into_inner().hold_id;
+        self.propose(Command::EndHold { hold_id }).await?;
+        Ok(Response::new(wire::ReleaseVersionResponse {}))
+    }
+
+    async fn list_holds(
+        &self,
+        _request: Request<wire::ListHoldsRequest>,
+    ) -> Result<Response<wire::ListHoldsResponse>, Status> {
+        self.confirmed_office().await?;
+        let holds = self.consensus.read(|state| state.holds().map(holds::to_wire).collect());
+        Ok(Response::new(wire::ListHoldsResponse { holds }))
     }
 
     async fn get_meta(

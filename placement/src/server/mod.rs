@@ -10,6 +10,7 @@ mod admin;
 mod commands;
 mod convert;
 mod drain;
+mod holds;
 mod lookup;
 mod meta_watch;
 mod node;

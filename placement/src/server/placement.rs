@@ -131,6 +131,15 @@ impl Placement for Services {
         Ok(Response::new(wire::TokenKeyResponse { key: bytes.into() }))
     }
 
+    async fn safe_point(
+        &self,
+        _request: Request<wire::SafePointRequest>,
+    ) -> Result<Response<wire::SafePointResponse>, Status> {
+        self.office()?;
+        let version = super::holds::safe_point(self).await?.0;
+        Ok(Response::new(wire::SafePointResponse { version }))
+    }
+
     async fn watch_nodes(
         &self,
         _request: Request<wire::WatchNodesRequest>,

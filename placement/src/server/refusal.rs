@@ -67,9 +67,12 @@ pub(super) fn of_rejection(rejection: &Rejection) -> Status {
         | Rejection::NodeHoldsReplicas { .. }
         | Rejection::WishUnderWay { .. }
         | Rejection::ConfigVersion { .. } => Code::FailedPrecondition,
-        Rejection::UnknownSetting { .. } | Rejection::UnknownRange { .. } => Code::NotFound,
-        Rejection::TooManyWishes => Code::ResourceExhausted,
+        Rejection::UnknownSetting { .. }
+        | Rejection::UnknownRange { .. }
+        | Rejection::UnknownHold { .. } => Code::NotFound,
+        Rejection::TooManyWishes | Rejection::TooManyHolds => Code::ResourceExhausted,
         Rejection::TooManyIds
+        | Rejection::TooOldToHold { .. }
         | Rejection::TooManyRanges
         | Rejection::InvalidSetting { .. }
         | Rejection::ReservedKey { .. }

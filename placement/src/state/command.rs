@@ -3,6 +3,7 @@
 //! Commands and responses are stored in the log as JSON: fields may be added with a default, never
 //! renamed or given another meaning.
 
+use super::hold::Hold;
 use super::records::{Locality, NodeRecord, NodeState, StoreId};
 use super::wish::Wish;
 use rangedb_types::{ClusterId, NodeId, PlacementId, RangeDescriptor, RangeId, Timestamp};
@@ -55,6 +56,11 @@ pub enum Command {
     /// What the operator asks of ranges by hand: all of it or, if one of the ranges has another wish
     /// already, nothing. A wish that is there already changes nothing.
     AddWishes(Vec<Wish>),
+    /// Keeps a version from being removed. Id 0 makes a new hold; any other renews the one that is there, with
+    /// its version. `now` is of the oracle: holds that have ended by then go.
+    PutHold { hold: Hold, now: Timestamp },
+    /// A hold is given up. One that is not there is passed over.
+    EndHold { hold_id: u64 },
     /// These wishes have ended. Those that are no longer there are passed over.
     EndWishes(Vec<Wish>),
 }
@@ -87,6 +93,8 @@ pub enum Response {
         until: Timestamp,
     },
     Config(super::SettingView),
+    /// As it is stored now.
+    Hold(Hold),
     /// The metadata revision after the command.
     Done {
         revision: u64,
@@ -120,6 +128,12 @@ pub enum Rejection {
     WishUnderWay { range_id: RangeId, wish: String },
     #[error("too many commands wait already; at most {} can", super::WISHES_MAX)]
     TooManyWishes,
+    #[error("too many versions are held already; at most {} can be", super::HOLDS_MAX)]
+    TooManyHolds,
+    #[error("there is no hold {hold_id}, or it has ended; what it held may be gone")]
+    UnknownHold { hold_id: u64 },
+    #[error("the version {version} may be gone already; the oldest that can be held is {oldest}")]
+    TooOldToHold { version: Timestamp, oldest: Timestamp },
     #[error("at most {IDS_PER_CALL_MAX} ids can be allocated at once")]
     TooManyIds,
     #[error("at most {RANGES_PER_REPORT_MAX} ranges can be reported at once")]

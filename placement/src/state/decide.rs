@@ -2,16 +2,17 @@
 //! itself.
 
 use super::command::{Command, IDS_PER_CALL_MAX, RANGES_PER_REPORT_MAX, Rejection, Response};
+use super::hold::{self, HOLDS_MAX, Hold};
 use super::meta::{Change, META_VALUE_BYTES_MAX};
 use super::ranges::RangeMap;
 use super::records::{Locality, MemberRecord, NodeRecord, NodeState, RangeRecord, StoreId};
 use super::wish::{WISHES_MAX, WISHES_PER_CALL_MAX, Wish};
 use super::{
-    CLUSTER_ID, CONFIG, FIRST_RANGE, MEMBERS, META_PREFIX, NEXT_ID, NEXT_NODE_ID, NODES, OWNED,
-    RANGES, State, TIMESTAMPS_UNTIL, TOKEN_KEY, WISHES, settings,
+    CLUSTER_ID, CONFIG, FIRST_RANGE, HOLDS, MEMBERS, META_PREFIX, NEXT_ID, NEXT_NODE_ID, NODES,
+    OWNED, RANGES, SAFE_POINT_FLOOR, State, TIMESTAMPS_UNTIL, TOKEN_KEY, WISHES, settings,
 };
 use rangedb_types::{
-    Epoch, NodeId, RangeDescriptor, RangeId, Replica, ReplicaId, ReplicaRole, Span,
+    Epoch, NodeId, RangeDescriptor, RangeId, Replica, ReplicaId, ReplicaRole, Span, Timestamp,
 };
 use serde::Serialize;
 
@@ -69,6 +70,11 @@ impl State {
             }
             Command::RemovePlacementMember { id } => (DONE, vec![(format!("{MEMBERS}{id}"), None)]),
             Command::SetNodeState { node_id, state } => self.set_node_state(*node_id, *state),
+            Command::PutHold { hold, now } => self.put_hold(hold, *now),
+            Command::EndHold { hold_id } => {
+                let known = self.hold(*hold_id).map(|_| (format!("{HOLDS}{hold_id}"), None));
+                (DONE, known.into_iter().collect())
+            }
             Command::AddWishes(wishes) => self.add_wishes(wishes),
             Command::EndWishes(wishes) => {
                 let stored = |wish: &&Wish| self.wish(wish.range_id) == Some(*wish);
@@ -98,6 +104,37 @@ impl State {
         }
         let node = NodeRecord { state, ..node.clone() };
         (DONE, vec![put(format!("{NODES}{node_id}"), &node)])
+    }
+
+    fn put_hold(&self, hold: &Hold, now: Timestamp) -> Decision {
+        let live = |hold: &&Hold| hold.expires > now;
+        let known = self.hold(hold.hold_id).filter(live);
+        let over = self.holds().filter(|hold| !live(hold));
+        let mut changes: Vec<Change> =
+            over.map(|hold| (format!("{HOLDS}{}", hold.hold_id), None)).collect();
+        let hold = match known {
+            Some(known) => {
+                let expires = known.expires.max(hold.expires);
+                Hold { expires, ..known.clone() }
+            }
+            None if hold.hold_id != 0 => {
+                return rejected(Rejection::UnknownHold { hold_id: hold.hold_id });
+            }
+            None if self.holds().filter(live).count() >= HOLDS_MAX => {
+                return rejected(Rejection::TooManyHolds);
+            }
+            None => {
+                let (version, oldest) = (hold.version, self.oldest_to_hold(now));
+                if version < oldest {
+                    return rejected(Rejection::TooOldToHold { version, oldest });
+                }
+                let hold_id = self.next_id.max(1);
+                changes.push(put(NEXT_ID, &(hold_id + 1)));
+                Hold { hold_id, ..hold.clone() }
+            }
+        };
+        changes.push(put(format!("{HOLDS}{}", hold.hold_id), &hold));
+        (Response::Hold(hold), changes)
     }
 
     fn add_wishes(&self, wishes: &[Wish]) -> Decision {
@@ -244,7 +281,20 @@ impl State {
             });
         }
         let view = settings::view(name, Some((value, 0))).expect("the setting was found above");
-        (Response::Config(view), vec![put(format!("{CONFIG}{name}"), &value)])
+        let mut changes = vec![put(format!("{CONFIG}{name}"), &value)];
+        changes.extend(self.floor_of(name, value));
+        (Response::Config(view), changes)
+    }
+
+    /// More is to be kept from now on; what was not kept so far may be gone.
+    fn floor_of(&self, name: &str, value: &str) -> Option<Change> {
+        if name != settings::GC_RETENTION && name != settings::TRANSACTION_LIFETIME {
+            return None;
+        }
+        let longer = settings::parse_period(value)? > self.kept();
+        // The oracle's time lies before the end of its window.
+        let floor = hold::before(self.timestamps_until, self.kept());
+        longer.then(|| put(SAFE_POINT_FLOOR, &floor.max(self.safe_point_floor)))
     }
 
     /// Why a value does not go with the other settings.

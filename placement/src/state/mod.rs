@@ -8,6 +8,7 @@
 
 mod command;
 mod decide;
+mod hold;
 mod meta;
 mod ranges;
 mod records;
@@ -16,6 +17,7 @@ mod snapshot;
 mod wish;
 
 pub use command::{Command, IDS_PER_CALL_MAX, RANGES_PER_REPORT_MAX, Rejection, Response};
+pub use hold::{HOLD_TTL_MAX, HOLD_WORDS_MAX, HOLDS_MAX, Hold};
 pub use meta::{Compacted, HISTORY_EVENTS_MAX, META_VALUE_BYTES_MAX, MetaEntry, MetaEvent};
 pub use records::{InvalidStoreId, Locality, MemberRecord, NodeRecord, NodeState, StoreId};
 pub use settings::SettingView;
@@ -42,6 +44,9 @@ const TIMESTAMPS_UNTIL: &str = "_/cluster/counters/timestamps_until";
 /// What only this process and gateways may see: not in lists, not in watches.
 const SECRETS: &str = "_/cluster/secrets/";
 const TOKEN_KEY: &str = "_/cluster/secrets/token_key";
+/// Nothing below it can be held any more, though settings now keep it.
+const SAFE_POINT_FLOOR: &str = "_/cluster/counters/safe_point_floor";
+const HOLDS: &str = "_/cluster/holds/";
 const FIRST_RANGE: &str = "_/cluster/first_range";
 const RANGES: &str = "_/partitions/";
 const WISHES: &str = "_/operators/";
@@ -67,6 +72,8 @@ pub struct State {
     ranges: RangeMap,
     first_range: Option<RangeId>,
     wishes: BTreeMap<RangeId, Wish>,
+    holds: BTreeMap<u64, Hold>,
+    safe_point_floor: Timestamp,
     next_id: u64,
     next_node_id: u64,
     timestamps_until: Timestamp,
@@ -307,6 +314,14 @@ impl State {
             (NEXT_ID, Some(json)) => self.next_id = read(key, json)?,
             (NEXT_NODE_ID, Some(json)) => self.next_node_id = read(key, json)?,
             (TIMESTAMPS_UNTIL, Some(json)) => self.timestamps_until = read(key, json)?,
+            (SAFE_POINT_FLOOR, Some(json)) => self.safe_point_floor = read(key, json)?,
+            _ if key.starts_with(HOLDS) => {
+                let hold_id: u64 = id_in(key, HOLDS)?;
+                match value {
+                    Some(json) => self.holds.insert(hold_id, read(key, json)?),
+                    None => self.holds.remove(&hold_id),
+                };
+            }
             _ if key.starts_with(NODES) => {
                 let node_id = id_in(key, NODES)?;
                 match value {

@@ -258,6 +258,12 @@ fn any_command() -> impl Strategy<Value = Command> {
         .prop_map(|(id, start, end, version, conf)| range(id, start, end, version, conf));
     prop_oneof![
         (1..4u128).prop_map(|id| Command::InitCluster { cluster_id: ClusterId(id) }),
+        (0..5_u64, 0..99_u64, 0..99_u64).prop_map(|(hold_id, version, now)| {
+            let (version, expires) = (Timestamp(version), Timestamp(now + 20));
+            let hold = Hold { hold_id, version, expires, what: String::new() };
+            Command::PutHold { hold, now: Timestamp(now) }
+        }),
+        (0..5_u64).prop_map(|hold_id| Command::EndHold { hold_id }),
         "[0-9a-f]{64}".prop_map(|key| Command::SetTokenKey { key }),
         (1..5u128).prop_map(register),
         (0..5u32).prop_map(|count| Command::AllocateIds { count }),

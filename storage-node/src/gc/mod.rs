@@ -7,11 +7,12 @@
 
 mod pass;
 
-use crate::access::Timestamps;
 use crate::heartbeat::ClusterSettings;
 use crate::store::Store;
 use pass::{Pass, PassEnd};
 use rangedb_engine::Engine;
+use rangedb_placement_client::{PlacementClient, PlacementRpc};
+use rangedb_proto::internal::v1::SafePointRequest;
 use rangedb_types::{RangeId, Timestamp};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -47,7 +48,7 @@ struct Known {
 pub struct Collector {
     pub store: Store,
     pub engine: Arc<dyn Engine>,
-    pub timestamps: Arc<dyn Timestamps>,
+    pub placement: Arc<PlacementClient>,
     pub settings: watch::Receiver<ClusterSettings>,
 }
 
@@ -69,7 +70,7 @@ impl Collector {
                 continue;
             }
             last = Instant::now();
-            let round = self.round(retention, &mut known);
+            let round = self.round(&mut known);
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = round => {}
@@ -93,10 +94,8 @@ impl Collector {
     }
 
     /// Looks through the led ranges that may hold garbage.
-    async fn round(&self, retention: Duration, known: &mut HashMap<RangeId, Known>) {
-        let Ok(now) = self.timestamps.get(Instant::now() + TIMEOUT).await else { return };
-        let kept_ms = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
-        let safe_point = Timestamp::new(now.physical_ms().saturating_sub(kept_ms), 0);
+    async fn round(&self, known: &mut HashMap<RangeId, Known>) {
+        let Some(safe_point) = self.safe_point().await else { return };
         let mut seen = HashMap::new();
         for status in self.store.statuses() {
             let range_id = status.descriptor.range_id;
@@ -120,6 +119,18 @@ impl Collector {
             }
         }
         *known = seen;
+    }
+
+    /// The version below which nothing need be kept: placement knows what is held.
+    async fn safe_point(&self) -> Option<Timestamp> {
+        let ask = |mut rpc: PlacementRpc| async move { rpc.safe_point(SafePointRequest {}).await };
+        match self.placement.call(ask, Instant::now() + TIMEOUT).await {
+            Ok(answer) => Some(Timestamp(answer.version)),
+            Err(error) => {
+                tracing::debug!(%error, "the safe point is not known");
+                None
+            }
+        }
     }
 
     async fn flush(&self) {

@@ -89,6 +89,13 @@ impl Placement for FakePlacement {
         Err(Status::unimplemented(""))
     }
 
+    async fn safe_point(
+        &self,
+        _: Request<wire::SafePointRequest>,
+    ) -> Result<Response<wire::SafePointResponse>, Status> {
+        Err(Status::unimplemented("nothing is removed here"))
+    }
+
     async fn token_key(
         &self,
         _: Request<wire::TokenKeyRequest>,

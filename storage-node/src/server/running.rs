@@ -150,7 +150,7 @@ pub(super) async fn bring_up(
     let collector = Collector {
         store: store.clone(),
         engine: Arc::clone(&opened.engine),
-        timestamps: Arc::clone(&timestamps) as Arc<dyn Timestamps>,
+        placement: Arc::clone(&context.placement),
         settings: context.cluster_settings.subscribe(),
     };
     background.spawn(collector.run(background_stop.clone()));

@@ -194,6 +194,13 @@ impl Placement for Member {
         Err(Status::unimplemented("not part of these tests"))
     }
 
+    async fn safe_point(
+        &self,
+        _: Request<wire::SafePointRequest>,
+    ) -> Result<Response<wire::SafePointResponse>, Status> {
+        Err(Status::unimplemented("nothing is removed here"))
+    }
+
     async fn token_key(
         &self,
         _: Request<wire::TokenKeyRequest>,

@@ -5,8 +5,9 @@ use futures::stream::{BoxStream, StreamExt as _};
 use rangedb_proto::internal::v1::placement_server::{Placement, PlacementServer};
 use rangedb_proto::internal::v1::{
     AllocateIdsRequest, AllocateIdsResponse, HelloRequest, HelloResponse, LookupRangesRequest,
-    LookupRangesResponse, NodeAddresses, NodeCommand, NodeReport, RangeChanges, TimestampBatch,
-    TimestampRequest, TokenKeyRequest, TokenKeyResponse, WatchNodesRequest, WatchRangesRequest,
+    LookupRangesResponse, NodeAddresses, NodeCommand, NodeReport, RangeChanges, SafePointRequest,
+    SafePointResponse, TimestampBatch, TimestampRequest, TokenKeyRequest, TokenKeyResponse,
+    WatchNodesRequest, WatchRangesRequest,
 };
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -105,6 +106,13 @@ impl Placement for FakePlacement {
         self.up()?;
         let lists = WatchStream::new(self.store.addresses.subscribe()).map(Ok);
         Ok(Response::new(lists.take_until(self.cancel.clone().cancelled_owned()).boxed()))
+    }
+
+    async fn safe_point(
+        &self,
+        _: Request<SafePointRequest>,
+    ) -> Result<Response<SafePointResponse>, Status> {
+        Err(Status::unimplemented("nothing is removed here"))
     }
 
     async fn token_key(
