@@ -21,8 +21,13 @@ impl Backoff {
     pub fn pause(&mut self) -> Duration {
         let step = self.next;
         self.next = (step * 2).min(self.longest);
-        step / 2 + SystemRandom.jitter(step / 2)
+        step / 2 + jitter(step / 2)
     }
+}
+
+/// In tests of this crate always the same, so that they can be replayed.
+fn jitter(longest: Duration) -> Duration {
+    if cfg!(test) { longest / 2 } else { SystemRandom.jitter(longest) }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use rangedb_proto::internal::v1::data_response::Result as Answer;
 use rangedb_proto::v1::GetResponse;
 use rangedb_types::RangeId;
 use rangedb_types::limits::MESSAGE_BYTES_MAX;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use tokio::time::Instant;
 
 /// Keys in one request to a node: with large values even these make a large answer, which the
@@ -112,7 +112,7 @@ async fn group(
     wanted: &[usize],
     deadline: Instant,
 ) -> (Vec<Group>, Option<(Operation, Retry)>) {
-    let mut open: HashMap<RangeId, Group> = HashMap::new();
+    let mut open: BTreeMap<RangeId, Group> = BTreeMap::new();
     let mut full = Vec::new();
     let mut unrouted = None;
     for index in wanted {

@@ -43,18 +43,30 @@ impl TimestampClient {
     /// Starts the task that keeps the stream. It ends when `cancel` fires, and every request with it.
     #[must_use]
     pub fn start(client: Arc<PlacementClient>, cancel: CancellationToken) -> Arc<Self> {
-        let this = Arc::new(Self {
-            queue: Mutex::new(Queue::default()),
-            arrived: Notify::new(),
-            latest_seen: AtomicU64::new(0),
-            fetched: Mutex::new(None),
-            task: tokio::sync::Mutex::new(None),
-        });
+        let this = Self::by_hand();
         let task = tokio::spawn(fetcher::run(this.clone(), client, cancel));
         if let Ok(mut slot) = this.task.try_lock() {
             *slot = Some(task);
         }
         this
+    }
+
+    /// One without a stream, for tests that stand in for the oracle: they answer what [`Self::take_requests`]
+    /// gives them.
+    #[must_use]
+    pub fn by_hand() -> Arc<Self> {
+        Arc::new(Self {
+            queue: Mutex::new(Queue::default()),
+            arrived: Notify::new(),
+            latest_seen: AtomicU64::new(0),
+            fetched: Mutex::new(None),
+            task: tokio::sync::Mutex::new(None),
+        })
+    }
+
+    /// The requests that wait, in the order in which they came.
+    pub fn take_requests(&self) -> Vec<oneshot::Sender<Timestamp>> {
+        std::mem::take(&mut self.queue.lock().waiters)
     }
 
     /// A timestamp that the oracle made after this call began.

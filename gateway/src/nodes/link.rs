@@ -5,6 +5,9 @@
 //! that was never handed to the stream ends as `NotSent`; requests leave in the order they came. No
 //! lock is held while a waiter is told.
 
+#[cfg(test)]
+mod by_hand;
+
 use super::pending::{Pending, PendingTable};
 use super::waiter::{Waiter, Wakes};
 use super::{LinkLimits, Outcome};

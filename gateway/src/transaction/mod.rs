@@ -7,6 +7,8 @@
 
 mod commit;
 mod fate;
+#[cfg(test)]
+mod model;
 mod obstacle;
 mod pessimistic;
 mod ranges;

@@ -132,6 +132,15 @@ pub enum Confirm {
 }
 
 impl View {
+    /// A range without special records, of which nothing else changes the snapshot's store.
+    #[cfg(feature = "fault-injection")]
+    #[must_use]
+    pub fn alone(snapshot: Arc<dyn Snapshot>) -> Self {
+        let counts = Counts { special: 0, intents: 0 };
+        let generations = Generations { before: counts, after: counts };
+        Self { snapshot, specials: Arc::default(), generations }
+    }
+
     /// Takes a snapshot; `None` if the lease does not hold. Blocks on the engine.
     pub fn open(
         engine: &dyn Engine,

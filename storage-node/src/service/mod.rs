@@ -6,6 +6,8 @@
 //! write goes on to its end though its stream has gone.
 
 mod actions;
+#[cfg(feature = "fault-injection")]
+pub mod alone;
 mod convert;
 mod data;
 mod decode;

@@ -8,6 +8,8 @@
 
 mod action;
 mod actor;
+#[cfg(feature = "fault-injection")]
+pub mod alone;
 mod waits;
 
 pub use action::{Action, Done};
