@@ -27,6 +27,7 @@ mod consistency;
 mod endpoints;
 mod error;
 mod hold;
+mod overlay;
 mod pessimistic;
 mod pipeline;
 mod range;

@@ -2,11 +2,9 @@
 
 use crate::client::timed;
 use crate::error::{Error, Verdict, judge_status};
+use crate::overlay::{OwnWrites, asked, span_read, with_own};
 use crate::range::{Entry, RangeQuery};
-use crate::transaction::{
-    OwnWrites, SavedKeys, SavedTransaction, TransactionOptions, asked, span_read, transactions,
-    with_own,
-};
+use crate::transaction::{SavedKeys, SavedTransaction, TransactionOptions, transactions};
 use crate::{Client, Isolation, Version};
 use bytes::Bytes;
 use futures::{TryStreamExt as _, stream};

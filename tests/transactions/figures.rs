@@ -10,6 +10,7 @@ use rangedb_tests::{Processes, Shape, admin, full, http, rounds, wait};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use tokio::task::JoinHandle;
 
 const PROPOSALS: &str = "rangedb_node_proposals_total";
 const SETTLED_LIMIT: Duration = Duration::from_secs(10);
@@ -110,10 +111,13 @@ async fn times(client: &Client) -> Result<()> {
     Ok(())
 }
 
+/// When calls began, and how long they took.
+type Times = Vec<(Instant, Duration)>;
+
 /// What others see of it while something large goes on.
 struct Others {
     stop: Arc<AtomicBool>,
-    tasks: Vec<tokio::task::JoinHandle<Result<Vec<(Instant, Duration)>>>>,
+    tasks: Vec<JoinHandle<Result<Times>>>,
 }
 
 impl Others {
@@ -123,7 +127,7 @@ impl Others {
         let put = |number: usize| {
             let (client, stop) = (client.clone(), Arc::clone(&stop));
             tokio::spawn(async move {
-                let mut times = Vec::new();
+                let mut times = Times::new();
                 for turn in 0.. {
                     if stop.load(Ordering::Relaxed) {
                         break;
@@ -140,7 +144,7 @@ impl Others {
     }
 
     /// All times, in the order of their beginnings.
-    async fn stop(self) -> Result<Vec<(Instant, Duration)>> {
+    async fn stop(self) -> Result<Times> {
         self.stop.store(true, Ordering::Relaxed);
         let mut all = Vec::new();
         for task in self.tasks {

@@ -26,6 +26,7 @@ use tonic::transport::Channel;
 use tonic::{Response, Status, Streaming};
 
 /// How one request to a node ended.
+#[expect(clippy::large_enum_variant, reason = "nearly all are answers; a box each would cost more")]
 #[derive(Debug)]
 pub enum Outcome {
     /// The node's answer; `None` if it was empty.

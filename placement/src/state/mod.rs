@@ -296,6 +296,7 @@ impl State {
     }
 
     /// Brings the typed tables up to date with one change of the metadata.
+    // tidy: long because it is one list: an arm for every table.
     fn index(&mut self, key: &str, value: Option<&str>) -> Result<(), CorruptState> {
         fn read<T: serde::de::DeserializeOwned>(key: &str, json: &str) -> Result<T, CorruptState> {
             serde_json::from_str(json)

@@ -14,6 +14,7 @@ use wire::transaction_state::{self, State};
 
 /// # Errors
 /// `Invalid`.
+// tidy: long because it is one list: an arm for every kind.
 pub(super) fn decode(action: wire::NodeAction) -> Result<Action, Refusal> {
     let kind = action.kind.ok_or_else(|| invalid("the action is none"))?;
     Ok(match kind {

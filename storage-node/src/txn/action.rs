@@ -216,6 +216,7 @@ impl Action {
     }
 
     /// Looks at a snapshot. Blocks on the engine.
+    // tidy: long because it is one list: an arm for every action.
     pub(super) fn look(&self, view: &View, now: Timestamp) -> Result<Looked, Refusal> {
         let snapshot = &*view.snapshot;
         let ready = |mutations, version, done| Ok(Looked::Ready { mutations, version, done });
