@@ -10,4 +10,5 @@ mod holds;
 mod levels;
 mod pessimistic;
 mod refusals;
+mod spread;
 mod waiting;

@@ -6,9 +6,11 @@ use rangedb_tests::admin::split_at;
 use rangedb_tests::child::{Ended, run_with_state};
 use rangedb_tests::{InProcess, admin};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_secs(30);
+/// Of what a pessimistic transaction holds, without a renewal.
+const LIFETIME: Duration = Duration::from_secs(10);
 
 async fn start() -> Result<(InProcess, rangedb_client::Client)> {
     let cluster = InProcess::start(1, 3, 2).await?;
@@ -70,6 +72,27 @@ async fn what_was_read_and_not_taken_is_checked_by_serializable() -> Result<()> 
         let committed = txn.commit().await;
         ensure!(matches!(committed, Err(Error::Conflict { .. })), "{committed:?}");
         ensure!(client.get("z").await?.is_none());
+    }
+    cluster.finish(&[]).await
+}
+
+/// Nobody commits it, nobody rolls it back, nobody renews it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_client_held_is_free_within_its_lifetime() -> Result<()> {
+    let (cluster, client) = start().await?;
+    let txn = client.begin_pessimistic(TransactionOptions::default()).await?;
+    txn.put("a", "dead").await?;
+    txn.put("z", "dead").await?;
+    drop(txn);
+    let begun = Instant::now();
+    let patient = client.with_timeout(LIMIT);
+    patient.put("z", "alive").await?;
+    patient.put("a", "alive").await?;
+    println!("free after {:?}", begun.elapsed());
+    ensure!(begun.elapsed() < LIFETIME + Duration::from_secs(5), "{:?}", begun.elapsed());
+    for key in ["a", "z"] {
+        let found = client.get(key).await?.context("it was written")?;
+        ensure!(&found.value[..] == b"alive", "{key}: {found:?}");
     }
     cluster.finish(&[]).await
 }

@@ -10,10 +10,11 @@ use rangedb_client::proto::{
     AcquireRequest, AcquiredValue, BeginRequest, CommitRequest, RollbackRequest, TransactionWrite,
     error_detail::Kind,
 };
-use rangedb_client::{Client, Isolation, TransactionOptions};
+use rangedb_client::{Client, Error, Isolation, Options, TransactionOptions};
 use rangedb_proto::error::detail_of;
 use rangedb_tests::admin::split_at;
 use rangedb_tests::{InProcess, admin, rounds};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tonic::Status;
 use tonic::transport::Channel;
@@ -21,6 +22,8 @@ use tonic::transport::Channel;
 /// Clients that increment one counter; the full figure is 100.
 const CLIENTS: usize = 20;
 const INCREMENTS: usize = 5;
+/// How long an optimistic increment may be repeated.
+const OPTIMISTIC_LIMIT: Duration = Duration::from_secs(60);
 
 /// A transaction by its raw calls, each on another gateway.
 struct Txn {
@@ -120,6 +123,48 @@ async fn no_increment_is_lost_and_nobody_starves() -> Result<()> {
     );
     let found = cluster.client.get("counter").await?.context("it was counted")?;
     ensure!(found.value == total.to_string(), "{found:?} of {total}");
+    cluster.cluster.finish(&[]).await
+}
+
+/// The same without locks: who loses begins again, after a pause that grows, and everybody gets through.
+#[tokio::test(flavor = "multi_thread")]
+async fn optimistic_increments_are_repeated_a_bounded_number_of_times() -> Result<()> {
+    let cluster = start().await?;
+    let clients = rounds(CLIENTS);
+    let options = Options { timeout: OPTIMISTIC_LIMIT, ..Options::default() };
+    let client = Client::connect_with(cluster.cluster.endpoints(), options).await?;
+    let increments = (0..clients).map(|_| {
+        let client = client.clone();
+        async move {
+            let (runs, mut most) = (AtomicUsize::new(0), 0);
+            for _ in 0..INCREMENTS {
+                let before = runs.load(Ordering::Relaxed);
+                let options = TransactionOptions::default();
+                let counted = client.transact(options, |txn| {
+                    runs.fetch_add(1, Ordering::Relaxed);
+                    async move {
+                        let found = txn.get("counter").await?;
+                        let text = found.map(|it| String::from_utf8_lossy(&it).into_owned());
+                        let count: u64 = text.and_then(|it| it.parse().ok()).unwrap_or(0);
+                        txn.put("counter", (count + 1).to_string());
+                        Ok::<_, Error>(())
+                    }
+                });
+                counted.await?;
+                most = most.max(runs.load(Ordering::Relaxed) - before);
+            }
+            anyhow::Ok((runs.load(Ordering::Relaxed), most))
+        }
+    });
+    let begun = Instant::now();
+    let all: Vec<_> = join_all(increments).await.into_iter().collect::<Result<_>>()?;
+    let total = clients * INCREMENTS;
+    let runs: usize = all.iter().map(|(runs, _)| runs).sum();
+    let most = all.iter().map(|(_, most)| most).max().context("somebody")?;
+    println!("{total} optimistic increments in {:?}: {runs} runs, {most} for one", begun.elapsed());
+    let found = cluster.client.get("counter").await?.context("it was counted")?;
+    ensure!(found.value == total.to_string(), "{found:?} of {total}");
+    ensure!(*most <= 20 * clients, "{most} runs of one transaction");
     cluster.cluster.finish(&[]).await
 }
 

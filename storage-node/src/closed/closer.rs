@@ -11,7 +11,7 @@ use futures::StreamExt as _;
 use futures::future::join_all;
 use futures::stream;
 use rangedb_proto::internal::v1::{ClosedRange, ClosedTimestamps};
-use rangedb_types::{NodeId, ReplicaRole, Timestamp};
+use rangedb_types::{MonotonicTime, NodeId, ReplicaRole, Timestamp};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +31,13 @@ pub struct Closer {
     states: Arc<RangeStates>,
     timestamps: Arc<dyn Timestamps>,
     peers: Peers,
+}
+
+/// A timestamp, and a time by which it had been made.
+#[derive(Clone, Copy)]
+struct Fetched {
+    version: Timestamp,
+    at: MonotonicTime,
 }
 
 /// How a leader knows that it led after the timestamp was fetched.
@@ -58,7 +65,7 @@ impl Closer {
     pub async fn run(mut self, stop: CancellationToken) {
         let mut rounds = interval(ROUND);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut before = Timestamp::ZERO;
+        let mut before: Option<Fetched> = None;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -66,23 +73,24 @@ impl Closer {
             }
             // Without the oracle nothing is closed.
             let Ok(now) = self.timestamps.get(Instant::now() + TIMEOUT).await else { continue };
-            if !before.is_zero() {
+            let fetched = Fetched { version: now, at: self.store.now() };
+            if let Some(before) = before.replace(fetched) {
                 tokio::select! {
                     () = stop.cancelled() => return,
                     () = self.round(before) => {}
                 }
             }
-            before = now;
             self.measure(now);
         }
     }
 
     /// One round: the timestamp was fetched before it began.
-    async fn round(&mut self, version: Timestamp) {
+    async fn round(&mut self, fetched: Fetched) {
+        let version = fetched.version;
         let mut messages = BTreeMap::new();
         let mut unproven = Vec::new();
         for handle in self.store.replicas() {
-            match self.claim(&handle, version) {
+            match self.claim(&handle, fetched) {
                 Some((index, Proof::Lease)) => self.tell(&handle, version, index, &mut messages),
                 Some((_, Proof::Asleep(nap))) => {
                     self.tell_of_sleep(&handle, version, &nap, &mut messages);
@@ -92,8 +100,11 @@ impl Closer {
             }
         }
         let asked = stream::iter(unproven).map(|(handle, index)| async move {
+            let before = handle.leadership();
             let proven = timeout(TIMEOUT, handle.prove_leadership()).await;
-            matches!(proven, Ok(Ok(()))).then_some((handle, index))
+            // All that was committed is applied by now: a change of bounds, too.
+            let same = before.is_some() && handle.leadership() == before;
+            (same && matches!(proven, Ok(Ok(())))).then_some((handle, index))
         });
         let mut asked = std::pin::pin!(asked.buffer_unordered(ASKED_AT_A_TIME));
         while let Some(proven) = asked.next().await {
@@ -109,15 +120,15 @@ impl Closer {
     }
 
     /// The index of a claim, and its proof.
-    fn claim(&self, handle: &ReplicaHandle, version: Timestamp) -> Option<(u64, Proof)> {
+    fn claim(&self, handle: &ReplicaHandle, fetched: Fetched) -> Option<(u64, Proof)> {
         let term = handle.leadership()?.term;
         let state = self.states.of(handle.range_id(), handle.replica_id());
-        if !state.stamps.close(term, version) {
+        if !state.stamps.close(term, fetched.version) {
             return None;
         }
         // In this order: what was stamped at or below it is applied by now.
         let index = handle.applied_index();
-        if handle.is_leased(term) {
+        if handle.is_leased_since(term, fetched.at) {
             return Some((index, Proof::Lease));
         }
         let nap = handle.nap().filter(|nap| nap.leads && nap.sleep.term == term);

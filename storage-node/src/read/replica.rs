@@ -109,7 +109,9 @@ impl Reader {
         let index = target.access().applied_index();
         // Also if there is a lease: the round tells the followers what is committed.
         match timeout_at(deadline, target.access().read_index()).await {
-            Ok(Ok(())) => Ok(index),
+            // All that was committed is applied by now: a change of bounds, too.
+            Ok(Ok(())) if target.is_current() => Ok(index),
+            Ok(Ok(())) => Err(target.outdated()),
             Ok(Err(ReadError::NotLeader)) => Err(target.not_leader()),
             Ok(Err(_)) | Err(_) => Err(Refusal::NotReady("the leader could not confirm itself")),
         }

@@ -13,6 +13,8 @@ use std::time::Duration;
 pub struct Lease {
     term: u64,
     until: MonotonicTime,
+    /// When the newest round that was confirmed was sent.
+    sent: MonotonicTime,
     /// The term in which a transfer was begun; no lease is taken in it again.
     suspended_term: u64,
 }
@@ -25,9 +27,10 @@ impl Lease {
         }
         let until = sent + length;
         if term != self.term {
-            *self = Self { term, until, ..*self };
+            *self = Self { term, until, sent, ..*self };
         } else if until > self.until {
             self.until = until;
+            self.sent = sent;
         }
     }
 
@@ -40,6 +43,13 @@ impl Lease {
     /// Leadership ended.
     pub fn revoke(&mut self) {
         self.until = MonotonicTime::default();
+    }
+
+    /// True if it holds and was confirmed by a round that was sent at `at` or later: then no change of bounds
+    /// was under way by then.
+    #[must_use]
+    pub fn is_renewed_since(&self, term: u64, at: MonotonicTime, now: MonotonicTime) -> bool {
+        self.holds(term, now) && self.sent >= at
     }
 
     #[must_use]
@@ -66,6 +76,9 @@ mod tests {
         assert!(!lease.holds(2, at(200)) && !lease.holds(4, at(200)));
         lease.confirm(3, at(50), LENGTH);
         assert!(lease.holds(3, at(899)), "an older round does not shorten it");
+        assert!(lease.is_renewed_since(3, at(100), at(899)));
+        assert!(!lease.is_renewed_since(3, at(101), at(899)), "sent before");
+        assert!(!lease.is_renewed_since(3, at(100), at(900)), "it has run out");
     }
 
     #[test]

@@ -288,11 +288,12 @@ impl ReplicaHandle {
         self.special_generation.load(Ordering::SeqCst)
     }
 
-    /// True while no other leader can have been elected since `term` began. Says nothing of the range's use.
+    /// True if no other leader can have been elected since `term` began, and no change of bounds was under way
+    /// at some moment since `at`. Says nothing of the range's use.
     #[must_use]
-    pub fn is_leased(&self, term: u64) -> bool {
+    pub fn is_leased_since(&self, term: u64, at: MonotonicTime) -> bool {
         let lease = self.published.read().lease;
-        lease.holds(term, self.clock.now())
+        lease.is_renewed_since(term, at, self.clock.now())
     }
 
     /// What the replica has agreed to sleep upon. It is taken away before the replica votes or says anything

@@ -39,7 +39,9 @@ use crate::replica::command::{BoundaryChange, SplitPlan};
 use crate::replica::membership::ReplicaChangeKind;
 use crate::snapshot::{InstallDone, SnapshotReceiver, StagedSnapshot};
 use crate::transport::{Inbound, RaftReceiver};
-use rangedb_types::{Epoch, NodeId, RangeDescriptor, RangeId, Replica, ReplicaId, Span};
+use rangedb_types::{
+    Epoch, MonotonicTime, NodeId, RangeDescriptor, RangeId, Replica, ReplicaId, Span,
+};
 use shared::Shared;
 use start::Threads;
 use std::collections::{HashMap, HashSet};
@@ -81,6 +83,12 @@ impl Store {
 
     fn worker(&self, range_id: RangeId) -> &WorkerSender {
         &self.workers[worker_index(range_id, self.workers.len())]
+    }
+
+    /// The time by which leases are reckoned.
+    #[must_use]
+    pub fn now(&self) -> MonotonicTime {
+        self.shared.clock.now()
     }
 
     /// All initialised replicas of this node.

@@ -194,7 +194,8 @@ mod tests {
         let (waits, key) = (Waits::default(), Bytes::from_static(b"k"));
         let places: Vec<_> =
             (0..WAITING_MAX as u64).map(|id| waits.enter(&key, at(id)).unwrap()).collect();
-        assert!(waits.enter(&key, at(0)).is_none());
+        assert!(waits.enter(&key, at(WAITING_MAX as u64)).is_none());
+        assert!(waits.enter(&key, at(0)).is_some(), "the next call of one that waits");
         places.into_iter().rev().for_each(drop);
         assert!(waits.enter(&key, at(0)).is_some());
     }
