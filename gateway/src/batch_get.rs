@@ -82,15 +82,19 @@ pub async fn batch_get(
         if answer_bytes > MESSAGE_BYTES_MAX {
             return Err(too_large());
         }
+        let before = missing.len();
+        missing.retain(|index| values[*index].is_none());
         if let Some((mut operation, intent)) = locked {
             obstacle.pass(dispatcher, &mut operation, &intent).await?;
             if let Some(now) = operation.read_at() {
+                if now.version != at.version {
+                    // What was read so far was the latest, not the state at a version.
+                    (values, missing, answer_bytes) = start(keys);
+                }
                 at = std::mem::take(now);
             }
             continue;
         }
-        let before = missing.len();
-        missing.retain(|index| values[*index].is_none());
         match retry {
             Some((operation, again)) => dispatcher.prepare(&operation, &mut call, again).await?,
             None if cut_short && missing.len() == before => return Err(unexpected()),

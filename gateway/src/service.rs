@@ -183,7 +183,7 @@ impl KeyValueService {
         for write in request.into_inner().writes {
             writes.add(write)?;
         }
-        let writes = writes.in_order()?;
+        let writes = writes.all_in_order().await?;
         if writes.is_empty() {
             return Err(Failure::invalid("writes", "the batch writes nothing"));
         }

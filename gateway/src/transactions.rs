@@ -30,6 +30,9 @@ use tonic::{Code, Request, Response, Status, Streaming};
 const TIMEOUT: Duration = Duration::from_secs(60);
 const TIMEOUT_MAX: Duration = Duration::from_secs(600);
 
+/// Writes that take no noticeable time to be put in order.
+const SORTED_HERE_MAX: usize = 2_048;
+
 /// Serves applications.
 pub struct TransactionsService {
     dispatcher: Arc<Dispatcher>,
@@ -69,6 +72,18 @@ impl Writes {
         }
         self.writes.push(write);
         Ok(())
+    }
+
+    /// As [`Self::in_order`]; many of them are put in order elsewhere, so that nobody waits.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn all_in_order(self) -> Result<Vec<Write>, Failure> {
+        if self.writes.len() <= SORTED_HERE_MAX {
+            return self.in_order();
+        }
+        let sorting = tokio::task::spawn_blocking(move || self.in_order());
+        sorting.await.map_err(|error| Failure::Internal { message: error.to_string() })?
     }
 
     /// All of them, in the order of their keys.
@@ -135,7 +150,7 @@ impl TransactionsService {
             (Isolation::Serializable, reads) => reads.map(sorted),
             _ => None,
         };
-        let writes = brought.writes.in_order()?;
+        let writes = brought.writes.all_in_order().await?;
         if token.held.is_some() {
             return self.commit_held(token, writes, reads, deadline).await;
         }

@@ -18,8 +18,10 @@ const BYTES_MAX: usize = 1 << 20;
 const AT_A_TIME: usize = 8;
 /// The same of what has more bytes than that: others' writes share logs and disks with it, and wait no longer
 /// than such a step takes.
-const LARGE_BYTES_MAX: usize = 64 << 10;
-const LARGE_AT_A_TIME: usize = 2;
+const LARGE_BYTES_MAX: usize = 32 << 10;
+const LARGE_AT_A_TIME: usize = 1;
+/// Keys that are looked at before others get their turn.
+const KEYS_A_TURN: usize = 512;
 /// How often keys are cut anew because the bounds of their ranges changed.
 const CUTS_MAX: usize = 64;
 
@@ -58,7 +60,11 @@ pub(super) async fn cut<T: AtKey>(
     let mut end: Option<Vec<u8>> = None;
     let bytes_max = if is_large(items, wanted) { LARGE_BYTES_MAX } else { BYTES_MAX };
     let mut bytes = 0;
-    for index in wanted {
+    for (number, index) in wanted.iter().enumerate() {
+        if number % KEYS_A_TURN == KEYS_A_TURN - 1 {
+            // Others share this thread.
+            tokio::task::yield_now().await;
+        }
         let item = &items[*index];
         let inside = end.as_ref().is_some_and(|end| end.is_empty() || item.key()[..] < end[..]);
         bytes += item.byte_size();

@@ -16,7 +16,7 @@ use parking_lot::RwLock;
 use prost::Message as _;
 use rangedb_proto::internal::v1::WriteCommand;
 use rangedb_types::{
-    Epoch, MonotonicClock, RangeDescriptor, RangeId, Replica, ReplicaId, Timestamp,
+    Epoch, MonotonicClock, MonotonicTime, RangeDescriptor, RangeId, Replica, ReplicaId, Timestamp,
 };
 use std::future::Future;
 use std::sync::Arc;
