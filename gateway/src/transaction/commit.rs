@@ -22,7 +22,9 @@ const ASYNC_KEYS_MAX: usize = 256;
 /// How long, in oracle time, intents stand of which nobody hears anything.
 pub(super) const LIFETIME: Duration = Duration::from_secs(3);
 /// How long the clean-up behind a transaction is tried; whoever meets what it left goes on.
-pub(super) const CLEAN_UP_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const CLEAN_UP_TIMEOUT: Duration = Duration::from_secs(60);
+/// About how long a value is written again when its key is settled.
+const INLINE_BYTES_MAX: usize = 1 << 10;
 /// Pauses before a batch is tried again that gave way to another.
 const AGAIN_FIRST: Duration = Duration::from_millis(4);
 const AGAIN_LONGEST: Duration = Duration::from_millis(200);
@@ -65,6 +67,20 @@ impl AtKey for Write {
             Want::Delete | Want::Check => 0,
         };
         self.key.len() + value
+    }
+}
+
+/// A write that is only to be settled: a long value lies where it stays.
+struct Settled<'a>(&'a Write);
+
+impl AtKey for Settled<'_> {
+    fn key(&self) -> &Bytes {
+        &self.0.key
+    }
+
+    fn byte_size(&self) -> usize {
+        let bytes = self.0.byte_size();
+        if bytes > INLINE_BYTES_MAX { self.0.key.len() } else { bytes }
     }
 }
 
@@ -405,12 +421,13 @@ impl Commit {
     }
 
     async fn settle_others(&self, version: Option<Timestamp>) -> Result<(), Failure> {
+        let others: Vec<_> = self.writes[1..].iter().map(Settled).collect();
         let step = |part: &[usize]| {
-            let keys = part.iter().map(|at| self.writes[*at].key.clone()).collect();
+            let keys = part.iter().map(|at| others[*at].key().clone()).collect();
             resolve(self.id, keys, version)
         };
-        let others = (1..self.writes.len()).collect();
-        let done = on_each(&self.dispatcher, &self.writes, others, self.deadline, &step).await;
+        let all = (0..others.len()).collect();
+        let done = on_each(&self.dispatcher, &others, all, self.deadline, &step).await;
         done.failure.map_or(Ok(()), Err)
     }
 }
