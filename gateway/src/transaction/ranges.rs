@@ -18,7 +18,7 @@ const BYTES_MAX: usize = 1 << 20;
 const AT_A_TIME: usize = 8;
 /// The same of what has more bytes than that: others' writes share logs and disks with it, and wait no longer
 /// than such a step takes.
-const LARGE_BYTES_MAX: usize = 16 << 10;
+const LARGE_BYTES_MAX: usize = 8 << 10;
 const LARGE_AT_A_TIME: usize = 1;
 /// Keys that are looked at before others get their turn.
 const KEYS_A_TURN: usize = 512;
