@@ -7,6 +7,7 @@
 use crate::dispatch::{Call, Dispatcher, Reason, Retry, Verdict};
 use crate::errors::Failure;
 use crate::operation::{Operation, ReadAt};
+use crate::service::get_response;
 use crate::transaction::Obstacle;
 use bytes::Bytes;
 use futures::future::join_all;
@@ -66,11 +67,7 @@ pub async fn batch_get(
                     cut_short |= page.values.len() < group.len();
                     for (index, value) in group.into_iter().zip(page.values) {
                         answer_bytes += value.value.len() + VALUE_OVERHEAD_BYTES;
-                        values[index] = Some(GetResponse {
-                            found: value.found,
-                            value: value.value,
-                            version: value.version,
-                        });
+                        values[index] = Some(get_response(value));
                     }
                 }
                 Verdict::Done(_) => return Err(unexpected()),
