@@ -26,7 +26,8 @@ pub async fn read_at(
     let level = level(context.consistency.as_ref());
     if !context.transaction.is_empty() {
         let version = of_transaction(dispatcher, tokens, context, deadline).await?;
-        return Ok(ReadAt { version, ..ReadAt::default() });
+        let source = Source::LeaderOfSnapshot;
+        return Ok(ReadAt { version, source, ..ReadAt::default() });
     }
     let at_version = Timestamp(context.at_version);
     let (version, source) = match level {

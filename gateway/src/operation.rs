@@ -92,6 +92,8 @@ pub struct ReadAt {
 pub enum Source {
     #[default]
     Leader,
+    /// The leader, too: a transaction asks, at its snapshot.
+    LeaderOfSnapshot,
     /// Any replica that has closed the version.
     Closed,
     /// Any replica that has applied what the leader says is needed.

@@ -18,7 +18,7 @@ impl Dispatcher {
     /// same version.
     pub async fn elsewhere(&self, operation: &Operation, deadline: Instant) -> Option<Answered> {
         let (version, source) = operation.source()?;
-        if source == Source::Leader {
+        if matches!(source, Source::Leader | Source::LeaderOfSnapshot) {
             return None;
         }
         let answered = self.ask_replicas(operation, version, source, deadline).await;
@@ -40,7 +40,7 @@ impl Dispatcher {
         }
         let index = match source {
             Source::Claimed => self.claim(operation, &route, version, deadline).await?,
-            Source::Leader | Source::Closed => 0,
+            Source::Leader | Source::LeaderOfSnapshot | Source::Closed => 0,
         };
         for node in route.others().into_iter().take(REPLICAS_ASKED_MAX) {
             if let Some(answer) = self.ask_replica(operation, &route, node, index, deadline).await {

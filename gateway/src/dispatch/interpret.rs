@@ -6,10 +6,10 @@
 use super::call::{Reason, Retry};
 use crate::errors::Failure;
 use crate::nodes::Outcome;
-use crate::operation::Operation;
+use crate::operation::{Operation, Source};
 use crate::routing::{Route, Routes};
 use rangedb_proto::internal::v1::data_response::Result as Answer;
-use rangedb_proto::internal::v1::node_error::Kind;
+use rangedb_proto::internal::v1::node_error::{Invalid, Kind};
 use rangedb_proto::internal::v1::{EpochMismatch, Intent, NodeError, NotLeader};
 use rangedb_types::{NodeId, RangeDescriptor, Timestamp};
 use std::sync::Arc;
@@ -65,6 +65,11 @@ pub fn interpret(
     }
 }
 
+fn is_of_transaction(operation: &Operation) -> bool {
+    matches!(operation, Operation::Action(_))
+        || operation.source().is_some_and(|(_, source)| source == Source::LeaderOfSnapshot)
+}
+
 /// A definite end, or why to try again and whether elsewhere.
 fn judge(
     routes: &Routes,
@@ -111,6 +116,10 @@ fn judge(
         }
         Some(Kind::CommitTooEarly(early)) => {
             Failure::CommitTooEarly { least: Timestamp(early.least) }
+        }
+        // Its snapshot is gone: it took too long, and may be run again.
+        Some(Kind::Invalid(Invalid { too_old: true })) if is_of_transaction(operation) => {
+            Failure::Expired
         }
         Some(Kind::Invalid(_)) => Failure::Invalid { field: "request", message },
         Some(Kind::Fenced(_)) => Failure::Fenced { message },

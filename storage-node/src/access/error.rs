@@ -27,6 +27,8 @@ pub enum Refusal {
     NoTimestamp(String),
     #[error("{0}")]
     Invalid(String),
+    #[error("the read version is older than what is kept (gc_retention); read at a newer one")]
+    TooOld,
     #[error("the write was fenced or is too old; it did not happen and never will")]
     Fenced,
     #[error("the condition does not hold")]
@@ -63,6 +65,7 @@ impl Refusal {
             Self::Overloaded(_) => "overloaded",
             Self::NoTimestamp(_) => "no_timestamp",
             Self::Invalid(_) => "invalid",
+            Self::TooOld => "too_old",
             Self::Fenced => "fenced",
             Self::ConditionFailed { .. } => "condition_failed",
             Self::OutcomeUnknown(_) => "outcome_unknown",

@@ -188,15 +188,12 @@ impl View {
     /// or above the safe point is whole.
     ///
     /// # Errors
-    /// `Invalid`.
+    /// `TooOld`.
     pub fn check_version(&self, read_version: Timestamp) -> Result<(), Refusal> {
         if read_version >= self.specials.safe_point {
             return Ok(());
         }
-        Err(Refusal::Invalid(
-            "the read version is older than what is kept (gc_retention); read at a newer one"
-                .to_owned(),
-        ))
+        Err(Refusal::TooOld)
     }
 
     /// Remembers for writes to come that the range holds no intents, if that is so. Looks seldom.

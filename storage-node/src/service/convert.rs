@@ -71,7 +71,8 @@ pub(super) fn node_error(refusal: Refusal) -> wire::NodeError {
         Refusal::NotReady(_) => Kind::NotReady(node_error::NotReady {}),
         Refusal::Overloaded(_) => Kind::Overloaded(node_error::Overloaded {}),
         Refusal::NoTimestamp(_) => Kind::NoTimestamp(node_error::NoTimestamp {}),
-        Refusal::Invalid(_) => Kind::Invalid(node_error::Invalid {}),
+        Refusal::Invalid(_) => Kind::Invalid(node_error::Invalid { too_old: false }),
+        Refusal::TooOld => Kind::Invalid(node_error::Invalid { too_old: true }),
         Refusal::Fenced => Kind::Fenced(node_error::Fenced {}),
         Refusal::ConditionFailed { current } => {
             Kind::ConditionFailed(wire::NodeConditionFailed {

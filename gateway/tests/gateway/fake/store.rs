@@ -220,7 +220,7 @@ impl Store {
                 Answer::Write(wire::NodeWriteResult { version })
             }
             Operation::Scan(scan) => Answer::Scan(self.scan(range, &scan)),
-            Operation::Action(_) => refusal(Kind::Invalid(wire::node_error::Invalid {})),
+            Operation::Action(_) => refusal(Kind::Invalid(wire::node_error::Invalid::default())),
             Operation::Claim(_) => Answer::Claim(wire::NodeClaimResult { index: 0 }),
             Operation::CommitStatus(status) => {
                 let version = self.applied.lock().get(&status.request_id).copied();
