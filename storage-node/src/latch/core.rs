@@ -3,9 +3,9 @@
 //! Every latch has a ticket, in order of arrival, and counts the earlier latches that overlap it; it
 //! is held when that count is zero. Giving up a held latch and leaving the queue are therefore the
 //! same: everything later that overlaps counts one less. Two latches over several keys count each other
-//! once for every key they share.
+//! once for every key they share; two shared ones do not count each other at all.
 
-use super::{LatchError, Scope};
+use super::{LatchError, Mode, Scope};
 use bytes::Bytes;
 use rangedb_types::Span;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -21,16 +21,65 @@ struct Waiting {
     wake: oneshot::Sender<()>,
 }
 
-/// The latches on one key. Almost always one, which then needs no allocation.
+/// One latch in a queue.
+#[derive(Clone, Copy)]
+struct Place {
+    ticket: Ticket,
+    mode: Mode,
+}
+
+/// The latches on one key, by their tickets. Almost always one, which then needs no allocation.
 struct KeyQueue {
-    first: Ticket,
-    later: VecDeque<Ticket>,
+    first: Place,
+    later: VecDeque<Place>,
+    /// How many of them are exclusive.
+    exclusive: usize,
 }
 
 impl KeyQueue {
-    fn add_later(&self, ticket: Ticket, tickets: &mut Vec<Ticket>) {
-        tickets.extend((self.first > ticket).then_some(self.first));
-        tickets.extend(self.later.iter().filter(|other| **other > ticket));
+    fn new(first: Place) -> Self {
+        Self { first, later: VecDeque::new(), exclusive: first.mode.exclusive() }
+    }
+
+    fn push(&mut self, place: Place) {
+        self.exclusive += place.mode.exclusive();
+        self.later.push_back(place);
+    }
+
+    /// Removes a latch that stands in it. True if it was the last one.
+    fn remove(&mut self, Place { ticket, mode }: Place) -> bool {
+        self.exclusive -= mode.exclusive();
+        if self.first.ticket == ticket {
+            let Some(next) = self.later.pop_front() else { return true };
+            self.first = next;
+        } else {
+            let at = self.later.binary_search_by_key(&ticket, |place| place.ticket);
+            self.later.remove(at.expect("a latch stands in the queues of its keys"));
+        }
+        false
+    }
+
+    /// How many a new latch would have to wait for.
+    fn excluding(&self, mode: Mode) -> usize {
+        match mode {
+            Mode::Shared => self.exclusive,
+            Mode::Exclusive => 1 + self.later.len(),
+        }
+    }
+
+    fn add_later(&self, place: Place, tickets: &mut Vec<Ticket>) {
+        if self.excluding(place.mode) == 0 {
+            return;
+        }
+        let after = std::iter::once(&self.first).chain(&self.later);
+        let after = after.filter(|other| other.ticket > place.ticket && other.excludes(place.mode));
+        tickets.extend(after.map(|other| other.ticket));
+    }
+}
+
+impl Place {
+    const fn excludes(&self, mode: Mode) -> bool {
+        self.mode.exclusive() + mode.exclusive() > 0
     }
 }
 
@@ -42,7 +91,7 @@ impl KeyQueue {
 pub(super) struct Core {
     next: Ticket,
     keys: HashMap<Bytes, KeyQueue>,
-    spans: BTreeMap<Ticket, Span>,
+    spans: BTreeMap<Ticket, (Span, Mode)>,
     waiting: HashMap<Ticket, Waiting>,
     count: usize,
 }
@@ -58,9 +107,10 @@ impl Core {
     pub(super) fn enqueue(
         &mut self,
         scope: &Scope,
+        mode: Mode,
         waiting_max: usize,
     ) -> Result<Enqueued, LatchError> {
-        let blockers = self.count_overlapping(scope);
+        let blockers = self.count_overlapping(scope, mode);
         if blockers > 0 && self.waiting.len() >= waiting_max {
             return Err(LatchError::TooManyWaiting);
         }
@@ -68,11 +118,10 @@ impl Core {
         self.next += 1;
         self.count += 1;
         match scope {
-            Scope::Key(key) => self.add_key(ticket, key),
-            Scope::Keys(keys) => keys.iter().for_each(|key| self.add_key(ticket, key)),
             Scope::Span(span) => {
-                self.spans.insert(ticket, span.clone());
+                self.spans.insert(ticket, (span.clone(), mode));
             }
+            keys => keys.listed().iter().for_each(|key| self.add_key(Place { ticket, mode }, key)),
         }
         if blockers == 0 {
             return Ok((ticket, None));
@@ -83,21 +132,26 @@ impl Core {
     }
 
     /// Removes a latch; returns the waiters that hold theirs now.
-    pub(super) fn release(&mut self, ticket: Ticket, scope: &Scope) -> Vec<oneshot::Sender<()>> {
+    pub(super) fn release(
+        &mut self,
+        ticket: Ticket,
+        scope: &Scope,
+        mode: Mode,
+    ) -> Vec<oneshot::Sender<()>> {
+        let place = Place { ticket, mode };
         self.count -= 1;
         match scope {
-            Scope::Key(key) => self.remove_key(ticket, key),
-            Scope::Keys(keys) => keys.iter().for_each(|key| self.remove_key(ticket, key)),
             Scope::Span(_) => {
                 self.spans.remove(&ticket);
             }
+            keys => keys.listed().iter().for_each(|key| self.remove_key(place, key)),
         }
         if self.waiting.is_empty() {
             return Vec::new();
         }
         self.waiting.remove(&ticket);
         let mut freed = Vec::new();
-        for later in self.later_overlapping(ticket, scope) {
+        for later in self.later_overlapping(place, scope) {
             let waiting = self.waiting.get_mut(&later).expect("a later overlapping latch waits");
             waiting.blockers -= 1;
             if waiting.blockers == 0 {
@@ -108,69 +162,67 @@ impl Core {
         freed
     }
 
-    fn add_key(&mut self, ticket: Ticket, key: &Bytes) {
+    fn add_key(&mut self, place: Place, key: &Bytes) {
         match self.keys.get_mut(key) {
-            Some(queue) => queue.later.push_back(ticket),
+            Some(queue) => queue.push(place),
             None => {
-                let queue = KeyQueue { first: ticket, later: VecDeque::new() };
-                self.keys.insert(key.clone(), queue);
+                self.keys.insert(key.clone(), KeyQueue::new(place));
             }
         }
     }
 
-    fn remove_key(&mut self, ticket: Ticket, key: &Bytes) {
+    fn remove_key(&mut self, place: Place, key: &Bytes) {
         let queue = self.keys.get_mut(key).expect("a latched key has a queue");
-        if queue.first != ticket {
-            queue.later.retain(|later| *later != ticket);
-            return;
-        }
-        match queue.later.pop_front() {
-            Some(next) => queue.first = next,
-            None => {
-                self.keys.remove(key);
-            }
+        if queue.remove(place) {
+            self.keys.remove(key);
         }
     }
 
     /// Counts a latch once for every key that it shares with `scope`, as `later_overlapping` does.
-    fn count_overlapping(&self, scope: &Scope) -> usize {
-        let over_key = |key: &Bytes| {
-            let same = self.keys.get(key).map_or(0, |queue| 1 + queue.later.len());
-            same + self.spans.values().filter(|span| span.contains(key)).count()
+    fn count_overlapping(&self, scope: &Scope, mode: Mode) -> usize {
+        let spans = |overlaps: &dyn Fn(&Span) -> bool| {
+            let excluding = self.excluding_spans(0, mode);
+            excluding.filter(|(_, span)| overlaps(span)).count()
         };
         match scope {
-            Scope::Key(key) => over_key(key),
-            Scope::Keys(keys) => keys.iter().map(over_key).sum(),
             Scope::Span(span) => {
                 let keys = self.keys.iter().filter(|(key, _)| span.contains(key));
-                let keys: usize = keys.map(|(_, queue)| 1 + queue.later.len()).sum();
-                keys + self.spans.values().filter(|other| other.overlaps(span)).count()
+                let keys: usize = keys.map(|(_, queue)| queue.excluding(mode)).sum();
+                keys + spans(&|other| other.overlaps(span))
+            }
+            keys => {
+                let over_key = |key: &Bytes| {
+                    let same = self.keys.get(key).map_or(0, |queue| queue.excluding(mode));
+                    same + spans(&|span| span.contains(key))
+                };
+                keys.listed().iter().map(over_key).sum()
             }
         }
     }
 
-    /// Tickets above `ticket` whose scope overlaps this one.
-    fn later_overlapping(&self, ticket: Ticket, scope: &Scope) -> Vec<Ticket> {
+    /// Tickets above that of `place` whose scope overlaps this one, and who cannot be held beside it.
+    fn later_overlapping(&self, place: Place, scope: &Scope) -> Vec<Ticket> {
         let mut later = Vec::new();
-        let keys: &[Bytes] = match scope {
-            Scope::Key(key) => std::slice::from_ref(key),
-            Scope::Keys(keys) => keys,
-            Scope::Span(_) => &[],
-        };
-        for key in keys {
-            self.keys.get(key).into_iter().for_each(|queue| queue.add_later(ticket, &mut later));
-            let spans = self.spans.range(ticket..);
-            later.extend(spans.filter(|(_, span)| span.contains(key)).map(|(id, _)| *id));
+        for key in scope.listed() {
+            self.keys.get(key).into_iter().for_each(|queue| queue.add_later(place, &mut later));
+            let spans = self.excluding_spans(place.ticket, place.mode);
+            later.extend(spans.filter(|(_, span)| span.contains(key)).map(|(id, _)| id));
         }
-        match scope {
-            Scope::Key(_) | Scope::Keys(_) => {}
-            Scope::Span(span) => {
-                let keys = self.keys.iter().filter(|(key, _)| span.contains(key));
-                keys.for_each(|(_, queue)| queue.add_later(ticket, &mut later));
-                let spans = self.spans.range(ticket..);
-                later.extend(spans.filter(|(_, other)| other.overlaps(span)).map(|(id, _)| *id));
-            }
+        if let Scope::Span(span) = scope {
+            let keys = self.keys.iter().filter(|(key, _)| span.contains(key));
+            keys.for_each(|(_, queue)| queue.add_later(place, &mut later));
+            let spans = self.excluding_spans(place.ticket, place.mode);
+            later.extend(spans.filter(|(_, other)| other.overlaps(span)).map(|(id, _)| id));
         }
         later
+    }
+
+    /// Latches over spans, from a ticket on, that cannot be held beside one of this mode.
+    fn excluding_spans(&self, from: Ticket, mode: Mode) -> impl Iterator<Item = (Ticket, &Span)> {
+        let spans = self.spans.range(from..);
+        spans.filter_map(move |(ticket, (span, other))| {
+            let place = Place { ticket: *ticket, mode: *other };
+            place.excludes(mode).then_some((*ticket, span))
+        })
     }
 }

@@ -3,9 +3,10 @@
 //! Owns: who may work on a key or a span of keys, first come first served. Must not know: time,
 //! versions, Raft. A latch is held in memory by a leader only; it says nothing to other nodes.
 //!
-//! Invariants: two latches that overlap are never held at once; a latch waits for nothing but
-//! overlapping latches that were asked for earlier, so there is no deadlock (one request takes one
-//! latch) and no starvation; dropping a latch, held or still waiting, gives up its place.
+//! Invariants: two latches that overlap are held at once only if both are shared; a latch waits for
+//! nothing but overlapping latches that were asked for earlier, so there is no deadlock (one request
+//! takes one latch) and no starvation, of shared ones or of exclusive ones; dropping a latch, held or
+//! still waiting, gives up its place.
 
 mod core;
 
@@ -40,6 +41,15 @@ impl Scope {
         }
     }
 
+    /// The keys that it lists; none if it is a span.
+    fn listed(&self) -> &[Bytes] {
+        match self {
+            Self::Key(key) => std::slice::from_ref(key),
+            Self::Keys(keys) => keys,
+            Self::Span(_) => &[],
+        }
+    }
+
     /// The latch over some keys, in any order.
     #[must_use]
     pub fn keys(mut keys: Vec<Bytes>) -> Self {
@@ -48,6 +58,25 @@ impl Scope {
         match keys.as_slice() {
             [only] => Self::Key(only.clone()),
             _ => Self::Keys(keys),
+        }
+    }
+}
+
+/// Whom a latch keeps out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Every other that overlaps.
+    Exclusive,
+    /// Every exclusive one that overlaps.
+    Shared,
+}
+
+impl Mode {
+    /// One if it is exclusive, none otherwise.
+    const fn exclusive(self) -> usize {
+        match self {
+            Self::Exclusive => 1,
+            Self::Shared => 0,
         }
     }
 }
@@ -72,9 +101,9 @@ impl Latches {
     ///
     /// # Errors
     /// `TooManyWaiting` if it would have to wait behind [`WAITING_MAX`] others.
-    pub fn enqueue(&self, scope: Scope) -> Result<Latch, LatchError> {
-        let (ticket, granted) = self.core.lock().enqueue(&scope, WAITING_MAX)?;
-        Ok(Latch { ticket, scope, granted, core: Arc::clone(&self.core) })
+    pub fn enqueue(&self, scope: Scope, mode: Mode) -> Result<Latch, LatchError> {
+        let (ticket, granted) = self.core.lock().enqueue(&scope, mode, WAITING_MAX)?;
+        Ok(Latch { ticket, scope, mode, granted, core: Arc::clone(&self.core) })
     }
 
     /// How many latches are held or waited for.
@@ -94,13 +123,20 @@ impl Latches {
 pub struct Latch {
     ticket: Ticket,
     scope: Scope,
+    mode: Mode,
     /// Resolves when the latch is held; `None` once it is.
     granted: Option<oneshot::Receiver<()>>,
     core: Arc<Mutex<Core>>,
 }
 
 impl Latch {
-    /// True if nothing that overlaps was asked for earlier.
+    /// Whom it keeps out.
+    #[must_use]
+    pub const fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// True if nothing that keeps it out was asked for earlier.
     #[must_use]
     pub fn is_held(&self) -> bool {
         self.granted.is_none()
@@ -125,7 +161,7 @@ impl Latch {
 
 impl Drop for Latch {
     fn drop(&mut self) {
-        let freed = self.core.lock().release(self.ticket, &self.scope);
+        let freed = self.core.lock().release(self.ticket, &self.scope, self.mode);
         // Woken outside the lock: a woken task may drop its latch on this very thread.
         for waiter in freed {
             // A waiter that gave up meanwhile releases its place by itself.

@@ -3,7 +3,7 @@
 use super::action::{Action, Done, Looked};
 use super::waits::Place;
 use crate::access::{Refusal, Target, Timestamps};
-use crate::latch::Latch;
+use crate::latch::{Latch, Mode};
 use crate::read::{Reader, View};
 use crate::write::{
     InFlight, Proposal, Settling, StampError, command, refusal_of, refusal_of_latch,
@@ -285,7 +285,8 @@ async fn latch(
     scope: crate::latch::Scope,
     deadline: Instant,
 ) -> Result<Latch, Refusal> {
-    let mut latch = target.state().latches.enqueue(scope).map_err(refusal_of_latch)?;
+    let latches = &target.state().latches;
+    let mut latch = latches.enqueue(scope, Mode::Exclusive).map_err(refusal_of_latch)?;
     latch.wait(deadline).await.map_err(refusal_of_latch)?;
     target.refresh()?;
     Ok(latch)

@@ -3,11 +3,13 @@
 use super::metrics;
 use super::writer::{NotProposed, Settling, StatusQuery, Write, Writer, propose, refusal_of_latch};
 use crate::access::Refusal;
-use crate::latch::{Latch, Scope};
-use futures::future::BoxFuture;
+use crate::latch::{Latch, Mode, Scope};
+use bytes::Bytes;
+use futures::future::{BoxFuture, try_join_all};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
 use rangedb_types::Timestamp;
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -38,6 +40,8 @@ struct Slot {
 /// A write that needs nothing but a timestamp.
 struct Plain {
     slot: usize,
+    /// Which of the timestamps it gets: writes of one key get different ones.
+    turn: usize,
     write: Write,
     latch: Latch,
 }
@@ -47,6 +51,8 @@ pub struct Batch {
     writer: Arc<Writer>,
     slots: Vec<Slot>,
     plain: Vec<Plain>,
+    /// How many plain writes of each key there are.
+    turns: HashMap<Bytes, usize>,
     running: FuturesUnordered<Running>,
     /// Answers that are there already.
     answers: Vec<(usize, WorkResult)>,
@@ -55,7 +61,7 @@ pub struct Batch {
 /// What one future of the batch comes to.
 enum Event {
     Done { slot: usize, result: WorkResult },
-    Stamped { plain: Vec<Plain>, version: Result<Timestamp, Refusal> },
+    Stamped { plain: Vec<Plain>, versions: Result<Vec<Timestamp>, Refusal> },
 }
 
 /// One future of the batch. The common one is kept out of a box of its own.
@@ -87,6 +93,7 @@ impl Batch {
             writer: Arc::clone(writer),
             slots: Vec::with_capacity(work.len()),
             plain: Vec::with_capacity(work.len()),
+            turns: HashMap::with_capacity(work.len()),
             running: FuturesUnordered::new(),
             answers: Vec::new(),
         };
@@ -97,11 +104,16 @@ impl Batch {
     }
 
     fn add(&mut self, id: usize, work: Work) {
-        let (target, scope, deadline) = match &work {
-            Work::Write(write) => (&write.target, write.change.scope(), write.deadline),
-            Work::Status(query) => (&query.target, Scope::Key(query.key.clone()), query.deadline),
+        let (target, scope, mode, deadline) = match &work {
+            Work::Write(write) => {
+                (&write.target, write.change.scope(), write.mode(), write.deadline)
+            }
+            Work::Status(query) => {
+                let scope = Scope::Key(query.key.clone());
+                (&query.target, scope, Mode::Exclusive, query.deadline)
+            }
         };
-        let latch = match target.state().latches.enqueue(scope) {
+        let latch = match target.state().latches.enqueue(scope, mode) {
             Ok(latch) => latch,
             Err(error) => {
                 self.answers.push((id, Err(refusal_of_latch(error))));
@@ -114,7 +126,10 @@ impl Batch {
         let writer = Arc::clone(&self.writer);
         let running = match work {
             Work::Write(write) if latch.is_held() && self.writer.is_plain(&write) => {
-                self.plain.push(Plain { slot, write, latch });
+                let (key, _) = write.change.extent();
+                let turns = self.turns.entry(key).or_default();
+                self.plain.push(Plain { slot, turn: *turns, write, latch });
+                *turns += 1;
                 return;
             }
             Work::Write(write) => async move {
@@ -136,7 +151,7 @@ impl Batch {
     pub async fn run(mut self, mut answer: impl FnMut(Vec<(usize, WorkResult)>)) {
         let unsettled = i64::try_from(self.slots.len()).unwrap_or(i64::MAX);
         metrics::UNSETTLED.add(unsettled);
-        self.fetch_timestamp();
+        self.fetch_timestamps();
         let now = Instant::now();
         let first = self.slots.iter().map(|slot| slot.deadline).min().unwrap_or(now);
         let timer = sleep_until(first);
@@ -166,15 +181,17 @@ impl Batch {
     }
 
     /// All latches of the plain writes are held now, so one timestamp fetched from here on is
-    /// right for all of them; they touch different keys, or would not hold their latches at once.
-    fn fetch_timestamp(&mut self) {
+    /// right for all of them that touch different keys; as many are fetched as there are writes of
+    /// one key.
+    fn fetch_timestamps(&mut self) {
         let plain = std::mem::take(&mut self.plain);
         let Some(deadline) = plain.iter().map(|plain| plain.write.deadline).min() else { return };
         metrics::PATHS.with_label_values(&["plain"]).inc_by(plain.len() as u64);
+        let turns = std::mem::take(&mut self.turns).into_values().max().unwrap_or(0);
         let writer = Arc::clone(&self.writer);
         let fetch = async move {
-            let version = writer.timestamp(deadline).await;
-            Event::Stamped { plain, version }
+            let versions = try_join_all((0..turns).map(|_| writer.timestamp(deadline))).await;
+            Event::Stamped { plain, versions }
         };
         self.running.push(Running::Boxed(fetch.boxed()));
     }
@@ -188,12 +205,13 @@ impl Batch {
                     self.answers.push((slot.id, result));
                 }
             }
-            Event::Stamped { plain, version: Ok(version) } => {
+            Event::Stamped { plain, versions: Ok(versions) } => {
                 for plain in plain {
+                    let version = versions[plain.turn];
                     self.propose(plain, version);
                 }
             }
-            Event::Stamped { plain, version: Err(refusal) } => {
+            Event::Stamped { plain, versions: Err(refusal) } => {
                 for Plain { slot, .. } in plain {
                     self.handle(Event::Done { slot, result: Err(refusal.clone()) });
                 }
@@ -202,7 +220,7 @@ impl Batch {
     }
 
     fn propose(&mut self, plain: Plain, version: Timestamp) {
-        let Plain { slot, write, latch } = plain;
+        let Plain { slot, write, latch, .. } = plain;
         match propose(&write, version) {
             Ok(proposal) => {
                 let settling = Settling::new(proposal, latch, write.target);

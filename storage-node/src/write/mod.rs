@@ -9,7 +9,11 @@
 //! 1. The target: epoch, bounds and leadership are checked when the request comes. The proposal
 //!    names that leadership, and the store refuses it under any other, so everything between is
 //!    done in one term.
-//! 2. The latch: writes of overlapping keys go one after the other, until each is settled.
+//! 2. The latch: writes of overlapping keys go one after the other, until each is settled. First
+//!    attempts of unconditional puts and deletes share it: they ask nothing of each other, and each
+//!    has a timestamp of its own, so it is all the same in which order the log has them. Whatever
+//!    looks at what is there (a retry, a condition, a transaction, a question for a write's fate)
+//!    has it alone, and so finds all of those settled.
 //! 3. The look: a retry is looked up by its request id, fences are checked, then the condition.
 //!    Under the latch nothing of this changes any more. A condition that fails is an answer about
 //!    the present state, so that look is confirmed like a read; the others are either facts for

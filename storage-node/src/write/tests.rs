@@ -102,6 +102,34 @@ async fn writes_of_one_message_share_a_timestamp_unless_they_share_a_key() {
 }
 
 #[tokio::test]
+async fn unconditional_writes_of_a_key_go_side_by_side_and_a_retry_waits_for_them() {
+    let node = Arc::new(TestNode::start());
+    node.put("k", "0").await;
+    let seen = node.oracle.now();
+    let go = |value: &'static str, identity: Identity| {
+        let node = Arc::clone(&node);
+        tokio::spawn(async move { node.write(put("k", value, Condition::None), identity).await })
+    };
+    node.range.close();
+    let one = go("1", first(1, seen));
+    until("one is under way", || node.state().stamps.in_flight() == 1).await;
+    let two = go("2", first(2, seen));
+    until("two are under way", || node.state().stamps.in_flight() == 2).await;
+    let retry = go("1", again(first(1, seen)));
+    until("the retry waits", || node.state().latches.len() == 3).await;
+    let late = go("3", first(3, seen));
+    until("so does who comes after it", || node.state().latches.len() == 4).await;
+    assert_eq!(node.state().stamps.in_flight(), 2);
+    node.range.open();
+    let one = one.await.unwrap().unwrap();
+    let two = two.await.unwrap().unwrap();
+    assert!(one < two);
+    assert_eq!(retry.await.unwrap(), Ok(one), "it found what it waited for");
+    assert!(two < late.await.unwrap().unwrap());
+    assert_eq!(node.value("k").await.as_deref(), Some("3"));
+}
+
+#[tokio::test]
 async fn conditions_are_checked_and_failures_show_what_is_there() {
     let node = TestNode::start();
     let seen = node.oracle.now();

@@ -3,7 +3,7 @@
 use super::stamps::{InFlight, StampError};
 use super::{command, metrics};
 use crate::access::{Refusal, Target, Timestamps};
-use crate::latch::{Latch, LatchError, Scope};
+use crate::latch::{Latch, LatchError, Mode, Scope};
 use crate::read::{Reader, Specials, View};
 use crate::store::ProposeError;
 use bytes::Bytes;
@@ -81,6 +81,18 @@ pub struct Write {
     pub deadline: Instant,
 }
 
+impl Write {
+    /// A first attempt that asks nothing of what is there may go beside others: each gets a
+    /// timestamp of its own, and none looks for another.
+    pub(super) fn mode(&self) -> Mode {
+        let asks = self.identity.retry || self.change.condition() != Condition::None;
+        match self.change {
+            Change::Put { .. } | Change::Delete { .. } if !asks => Mode::Shared,
+            _ => Mode::Exclusive,
+        }
+    }
+}
+
 /// The question whether a write took effect, to be answered for good.
 pub struct StatusQuery {
     pub target: Target,
@@ -105,10 +117,8 @@ impl Writer {
 
     /// True if the write, whose latch is held, can be stamped without reading anything.
     pub(super) fn is_plain(&self, write: &Write) -> bool {
-        let Write { target, change, identity, .. } = write;
-        if identity.retry
-            || change.condition() != Condition::None
-            || matches!(change, Change::DeleteRange { .. })
+        let Write { target, identity, .. } = write;
+        if write.mode() == Mode::Exclusive
             || target.state().stamps.needs_lookup(target.term(), identity.seen)
         {
             return false;
@@ -120,7 +130,7 @@ impl Writer {
     }
 
     /// One timestamp, for as many writes as the caller likes whose latches are all held by now and
-    /// which touch different keys.
+    /// which touch different keys. No other call gets the same one.
     pub(super) async fn timestamp(&self, deadline: Instant) -> Result<Timestamp, Refusal> {
         let _timer = metrics::TIMESTAMP_WAIT.start_timer();
         self.timestamps.get(deadline).await
@@ -134,6 +144,17 @@ impl Writer {
     ) -> Result<Timestamp, Refusal> {
         wait_for(&mut latch, write.deadline).await?;
         write.target.refresh()?;
+        let state = write.target.state();
+        if latch.mode() == Mode::Shared
+            && state.stamps.needs_lookup(write.target.term(), write.identity.seen)
+        {
+            // A retry of it may have been done, and another one may come: it goes alone.
+            drop(latch);
+            let scope = write.change.scope();
+            latch = state.latches.enqueue(scope, Mode::Exclusive).map_err(refusal_of_latch)?;
+            wait_for(&mut latch, write.deadline).await?;
+            write.target.refresh()?;
+        }
         if let Some(version) = self.look(&write).await? {
             metrics::FOUND_DONE.inc();
             return Ok(version);
