@@ -16,9 +16,10 @@ const KEYS_MAX: usize = 256;
 /// are under way at a time.
 const BYTES_MAX: usize = 1 << 20;
 const AT_A_TIME: usize = 8;
-/// The same of what has more bytes than that: others' writes share logs and disks with it, and wait no longer
-/// than such a step takes.
+/// The same of writes that are large, that is of more bytes than one such step or more keys than so many: others'
+/// writes share processors, logs and disks with it, and wait no longer than such a step takes.
 const LARGE_BYTES_MAX: usize = 8 << 10;
+const LARGE_KEYS_MAX: usize = 32;
 const LARGE_AT_A_TIME: usize = 1;
 /// Keys that are looked at before others get their turn.
 const KEYS_A_TURN: usize = 512;
@@ -27,11 +28,16 @@ const CUTS_MAX: usize = 64;
 
 /// Something to be done at a key.
 pub trait AtKey: Sync {
+    /// Steps on many of it are cut small: they go into logs.
+    const WRITTEN: bool = true;
+
     fn key(&self) -> &Bytes;
     fn byte_size(&self) -> usize;
 }
 
 impl AtKey for Bytes {
+    const WRITTEN: bool = false;
+
     fn key(&self) -> &Bytes {
         self
     }
@@ -58,7 +64,9 @@ pub(super) async fn cut<T: AtKey>(
 ) -> Result<Vec<Vec<usize>>, Failure> {
     let mut parts: Vec<Vec<usize>> = Vec::new();
     let mut end: Option<Vec<u8>> = None;
-    let bytes_max = if is_large(items, wanted) { LARGE_BYTES_MAX } else { BYTES_MAX };
+    let large = is_large(items, wanted);
+    let (bytes_max, keys_max) =
+        if large { (LARGE_BYTES_MAX, LARGE_KEYS_MAX) } else { (BYTES_MAX, KEYS_MAX) };
     let mut bytes = 0;
     for (number, index) in wanted.iter().enumerate() {
         if number % KEYS_A_TURN == KEYS_A_TURN - 1 {
@@ -68,7 +76,7 @@ pub(super) async fn cut<T: AtKey>(
         let item = &items[*index];
         let inside = end.as_ref().is_some_and(|end| end.is_empty() || item.key()[..] < end[..]);
         bytes += item.byte_size();
-        let full = parts.last().is_none_or(|part| part.len() >= KEYS_MAX) || bytes > bytes_max;
+        let full = parts.last().is_none_or(|part| part.len() >= keys_max) || bytes > bytes_max;
         if !inside || full {
             if !inside {
                 let place = Place::At(item.key().clone());
@@ -86,7 +94,11 @@ pub(super) async fn cut<T: AtKey>(
 }
 
 fn is_large<T: AtKey>(items: &[T], wanted: &[usize]) -> bool {
-    wanted.iter().map(|index| items[*index].byte_size()).sum::<usize>() > BYTES_MAX
+    if !T::WRITTEN {
+        return false;
+    }
+    let bytes = wanted.iter().map(|index| items[*index].byte_size()).sum::<usize>();
+    bytes > BYTES_MAX || wanted.len() > KEYS_MAX * AT_A_TIME
 }
 
 /// Does a step for every part, side by side, and again for what has to be cut anew. Once one has failed,
