@@ -53,6 +53,21 @@ fn without_a_log_a_synced_write_still_survives() {
 }
 
 #[test]
+fn a_flush_lets_the_logs_before_it_go() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let engine = open_at(dir.path(), true);
+    for number in 0..5_u8 {
+        put(&*engine, Family::Write, &[number; 9], b"v");
+        put(&*engine, Family::Meta, &[number], b"v");
+        engine.flush().expect("flush");
+    }
+    let files = std::fs::read_dir(dir.path()).expect("the folder");
+    let names = files.map(|file| file.expect("a file").file_name().into_string().expect("a name"));
+    let logs: Vec<_> = names.filter(|name| name.ends_with(".log")).collect();
+    assert_eq!(logs.len(), 1, "{logs:?}");
+}
+
+#[test]
 fn a_checkpoint_is_a_copy_of_one_moment() {
     let dir = tempfile::tempdir().expect("a folder");
     let engine = open_at(&dir.path().join("engine"), true);

@@ -98,7 +98,10 @@ fn check_format(path: &Path, db: &DB) -> Result<()> {
     let Some(record) = db.get(FORMAT_KEY).map_err(convert)? else {
         let mut synced = WriteOptions::default();
         synced.set_sync(true);
-        return db.put_opt(FORMAT_KEY, FORMAT.to_be_bytes(), &synced).map_err(convert);
+        db.put_opt(FORMAT_KEY, FORMAT.to_be_bytes(), &synced).map_err(convert)?;
+        // Nothing else is ever written beside it, so that its memory would not fill, and until it is written
+        // out no write-ahead log can be removed.
+        return db.flush().map_err(convert);
     };
     let found = record.try_into().map(u32::from_be_bytes).map_err(|_| EngineError::Corruption {
         detail: "the record of the engine's format has not four bytes".to_owned(),
