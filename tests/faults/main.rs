@@ -7,6 +7,7 @@ mod catch_up;
 mod cut_off;
 mod full_disk;
 mod kills;
+mod one_key;
 mod placement;
 mod power;
 mod replica_reads;
