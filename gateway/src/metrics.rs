@@ -78,6 +78,7 @@ pub struct Metrics {
     pub replica_reads: IntCounterVec,
     pub routes_found: IntCounter,
     pub routes_missed: IntCounter,
+    pub abandoned_settled: IntCounter,
     pub routes_fetched: IntCounterVec,
     pub routes_told: IntCounter,
     pub routes_cached: IntGauge,
@@ -136,6 +137,10 @@ impl Metrics {
                 &["answered_by"],
             ),
             routes_found: counter("rangedb_gateway_route_hits_total", "Routes found in the cache."),
+            abandoned_settled: counter(
+                "rangedb_gateway_abandoned_settled_total",
+                "Intents and records of dead transactions that nobody met and this gateway settled.",
+            ),
             routes_missed: counter(
                 "rangedb_gateway_route_misses_total",
                 "Routes that had to be fetched or waited for.",

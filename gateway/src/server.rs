@@ -9,7 +9,7 @@ use crate::readiness;
 use crate::routing::Routes;
 use crate::service::{KeyValueService, ServiceLimits};
 use crate::settings::{InvalidSetting, Settings};
-use crate::transaction::Tokens;
+use crate::transaction::{Tokens, settle_abandoned};
 use crate::transactions::TransactionsService;
 use rangedb_placement_client::{PlacementClient, TimestampClient};
 use rangedb_proto::v1::FILE_DESCRIPTOR_SET;
@@ -100,6 +100,7 @@ pub async fn start(settings: Settings) -> Result<Server, StartError> {
     tasks.spawn(watch_nodes);
     tasks.spawn(Arc::clone(&dispatcher.routes).watch(background.clone()));
     tasks.spawn(readiness::keep_timestamp_recent(Arc::clone(&dispatcher), background.clone()));
+    tasks.spawn(settle_abandoned(Arc::clone(&dispatcher), background.clone()));
     let watch = readiness::watch(Arc::clone(&dispatcher), health.clone(), reporter, stop.clone());
     tasks.spawn(watch);
 

@@ -1,5 +1,6 @@
 //! Transactions on clusters of real processes, while these are killed and their ranges change.
 
+mod abandoned;
 mod anomalies;
 mod bank;
 mod chaos;

@@ -125,6 +125,12 @@ impl Nodes {
         self.book.read().get(&node).cloned()
     }
 
+    /// All of them, in no order.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Node>> {
+        self.book.read().values().cloned().collect()
+    }
+
     /// True if a stream to any node stands.
     #[must_use]
     pub fn any_up(&self) -> bool {

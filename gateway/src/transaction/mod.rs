@@ -3,8 +3,9 @@
 //! Owns: the order of steps, what is done about intents that are in the way. Must not know: routes' upkeep,
 //! links, what a step does on its node. Invariants (`docs/transactions.md`): the primary of a transaction is
 //! settled before any other of its keys; a transaction that may be committed is never called failed;
-//! nothing here outlives a call but the clean-up behind it.
+//! nothing here outlives a call but the clean-up behind it, and the settling of what the dead left.
 
+mod abandoned;
 mod commit;
 mod fate;
 #[cfg(test)]
@@ -18,6 +19,7 @@ mod status;
 mod steps;
 mod token;
 
+pub use abandoned::settle_abandoned;
 pub use commit::{Reads, Want, Write, commit, commit_read, write_all};
 pub use obstacle::Obstacle;
 pub use pessimistic::{acquire, commit_held, renew, roll_back_held};

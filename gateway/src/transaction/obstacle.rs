@@ -109,6 +109,25 @@ impl Obstacle {
     }
 }
 
+/// Settles an intent whose transaction is over; false if it is not.
+///
+/// # Errors
+/// Of the steps it takes.
+pub(super) async fn settle_if_over(
+    dispatcher: &Dispatcher,
+    intent: &Intent,
+    deadline: Instant,
+) -> Result<bool, Failure> {
+    let obstacle = Obstacle::new(deadline);
+    let version = match obstacle.ask(dispatcher, intent, Timestamp::ZERO).await? {
+        Fate::Undecided { .. } => return Ok(false),
+        Fate::Committed(version) => Some(version),
+        Fate::RolledBack => None,
+    };
+    resolve_key(dispatcher, Timestamp(intent.id), &intent.key, version, deadline).await?;
+    Ok(true)
+}
+
 /// True for a step that places intents, of a transaction that began later than the other.
 fn gives_way(operation: &Operation, intent: &Intent) -> bool {
     let Operation::Action(action) = operation else { return false };

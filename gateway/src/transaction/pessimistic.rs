@@ -2,16 +2,16 @@
 
 use super::commit::{CLEAN_UP_TIMEOUT, LIFETIME, Reads, Write};
 use super::fate::{Fate, Haste, Inquiry};
-use super::ranges::on_each;
+use super::ranges::{on_each, walk};
 use super::reads::Check;
 use super::steps::{act, at, commit_primary, finish};
 use super::token::{Held, Token};
 use crate::dispatch::Dispatcher;
 use crate::errors::Failure;
-use crate::operation::{Action, Place, Reach};
+use crate::operation::{Action, Reach};
 use bytes::Bytes;
+use rangedb_proto::internal::v1::NodeValue;
 use rangedb_proto::internal::v1::node_action::{self, Kind, OwnSpan};
-use rangedb_proto::internal::v1::{NodeActionResult, NodeValue};
 use rangedb_types::Timestamp;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,8 +23,6 @@ pub const PRIMARY_BYTES_MAX: usize = 1_500;
 const HELD_LIFETIME: Duration = Duration::from_secs(10);
 /// Keys that are committed in one round, if they lie in one range.
 const AT_ONCE_MAX: u32 = 256;
-/// How often the part of a span is cut anew because the bounds of its range changed.
-const CUTS_MAX: usize = 64;
 
 /// Places tentative intents, in the order of their keys, each once; waits for those that hold them.
 /// Gives the values that were there, and the token with them in it. `read`: the values count as read.
@@ -248,7 +246,8 @@ impl Committing<'_> {
             failure => failure,
         };
         let firm = |start: &Bytes, end: &Bytes| Kind::FirmUp(self.own(start, end));
-        self.walk(&firm).await.map_err(undecided)?;
+        let spans = self.held.spans.as_slice();
+        walk(self.dispatcher, spans, self.deadline, &firm).await.map_err(undecided)?;
         loop {
             let version = self.dispatcher.timestamp(self.deadline).await?;
             if let Some(reads) = reads {
@@ -269,29 +268,6 @@ impl Committing<'_> {
         }
     }
 
-    /// Does a step in every part of every span, page by page.
-    async fn walk(&self, step: &(dyn Fn(&Bytes, &Bytes) -> Kind + Sync)) -> Result<(), Failure> {
-        for (start, end) in self.held.spans.as_slice() {
-            let (mut start, mut cuts) = (start.clone(), 0);
-            loop {
-                let place = Place::At(start.clone());
-                let range_end = self.dispatcher.range_end(&place, self.deadline).await?;
-                let is_last = range_end.is_empty() || (!end.is_empty() && *end <= range_end);
-                let part_end = if is_last { end.clone() } else { range_end };
-                let reach = Reach::Below(part_end.clone());
-                let action = Action { first: start.clone(), reach, kind: step(&start, &part_end) };
-                match act(self.dispatcher, action, self.deadline).await {
-                    Ok(NodeActionResult { resume: Some(resume), .. }) => start = resume,
-                    Ok(_) if is_last => break,
-                    Ok(_) => start = part_end,
-                    Err(Failure::SeveralRanges) if cuts < CUTS_MAX => cuts += 1,
-                    Err(failure) => return Err(failure),
-                }
-            }
-        }
-        Ok(())
-    }
-
     async fn settle_spans(&self, version: Option<Timestamp>) -> Result<(), Failure> {
         let resolve = |start: &Bytes, end: &Bytes| {
             Kind::Resolve(node_action::Resolve {
@@ -302,7 +278,7 @@ impl Committing<'_> {
                 keys: Vec::new(),
             })
         };
-        self.walk(&resolve).await
+        walk(self.dispatcher, self.held.spans.as_slice(), self.deadline, &resolve).await
     }
 
     /// Settles what is left behind the answer.

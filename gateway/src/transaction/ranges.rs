@@ -23,7 +23,7 @@ const LARGE_KEYS_MAX: usize = 32;
 const LARGE_AT_A_TIME: usize = 1;
 /// Keys that are looked at before others get their turn.
 const KEYS_A_TURN: usize = 512;
-/// How often keys are cut anew because the bounds of their ranges changed.
+/// How often keys, or parts of a span, are cut anew because the bounds of their ranges changed.
 const CUTS_MAX: usize = 64;
 
 /// Something to be done at a key.
@@ -150,4 +150,33 @@ pub(super) async fn on_each<T: AtKey>(
     }
     done.failure = Some(Failure::SeveralRanges);
     done
+}
+
+/// Does a step in every part of every span (start, and exclusive end or nothing), page by page; each is in one
+/// range.
+pub(super) async fn walk(
+    dispatcher: &Dispatcher,
+    spans: &[(Bytes, Bytes)],
+    deadline: Instant,
+    step: &(dyn Fn(&Bytes, &Bytes) -> Kind + Sync),
+) -> Result<(), Failure> {
+    for (start, end) in spans {
+        let (mut start, mut cuts) = (start.clone(), 0);
+        loop {
+            let place = Place::At(start.clone());
+            let range_end = dispatcher.range_end(&place, deadline).await?;
+            let is_last = range_end.is_empty() || (!end.is_empty() && *end <= range_end);
+            let part_end = if is_last { end.clone() } else { range_end };
+            let reach = Reach::Below(part_end.clone());
+            let action = Action { first: start.clone(), reach, kind: step(&start, &part_end) };
+            match act(dispatcher, action, deadline).await {
+                Ok(NodeActionResult { resume: Some(resume), .. }) => start = resume,
+                Ok(_) if is_last => break,
+                Ok(_) => start = part_end,
+                Err(Failure::SeveralRanges) if cuts < CUTS_MAX => cuts += 1,
+                Err(failure) => return Err(failure),
+            }
+        }
+    }
+    Ok(())
 }

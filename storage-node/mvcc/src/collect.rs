@@ -33,6 +33,20 @@ pub struct Garbage {
     pub resume: Option<Vec<u8>>,
     /// There are versions or range tombstones above the safe point that make others garbage later.
     pub more_later: bool,
+    /// Primaries whose transactions are not settled on all of their keys; at most [`OPEN_MAX`] of them.
+    pub open: Vec<OpenPrimary>,
+}
+
+/// Most primaries that a page names.
+pub const OPEN_MAX: usize = 256;
+
+/// The committed primary of a transaction that somebody may still ask for, committed at or below the safe
+/// point: whoever was to settle its other keys is likely gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenPrimary {
+    pub key: Vec<u8>,
+    pub id: Timestamp,
+    pub version: Timestamp,
 }
 
 /// The versions of one key, newest first, as far as the pass has come.
@@ -80,8 +94,12 @@ pub fn collect(
         seen += 1;
         key.versions += 1;
         if version > safe_point {
-            garbage.more_later |= key.versions > 1 || record.kind != WriteKind::Put;
+            garbage.more_later |= key.versions > 1 || record.kind != WriteKind::Put || record.open;
         } else {
+            if record.open && garbage.open.len() < OPEN_MAX {
+                let (key, id) = (decode_key(Family::Write, &key.encoded)?, record.start_ts);
+                garbage.open.push(OpenPrimary { key, id, version });
+            }
             let before = garbage.removals.len();
             visit(snapshot, key, version, &record, tombstones, safe_point, &mut garbage)?;
             let bytes = (iter.key().len() + iter.value().len()) as u64;

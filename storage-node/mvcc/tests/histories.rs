@@ -25,7 +25,7 @@
 //! | `resolve ID START END [at=] [limit=]` · `settle ID K… [at=]` | of all keys of a span, of some keys |
 //! | `status ID PRIMARY [now=] [push=] [roll_back_absent]` · `states ID K… [roll_back_absent]` | |
 //! | `renew ID PRIMARY lifetime=` · `check ID K… [from= to=] snapshot= at=` · `intents START END ts=` | |
-//! | `collect ts=` | one page of garbage collection |
+//! | `collect ts=` | one page of garbage collection; says whose primaries are open |
 //! | `dump` · `checksum` | every record; whether the checksum changed since the last time |
 
 use bytes::Bytes;
@@ -240,7 +240,15 @@ impl History {
         let (snapshot, tombstones) = self.snapshot();
         let limits = CollectLimits { versions_max: 1_000, removals_max: 1_000 };
         let found = collect(&*snapshot, &tombstones, &Span::all(), words.ts(), limits);
-        self.write(&found.expect("a page").removals)
+        let found = found.expect("a page");
+        let open = found.open.iter().map(|primary| {
+            let key = String::from_utf8_lossy(&primary.key);
+            format!("open: {key} of {} @{}", primary.id.0, primary.version.0)
+        });
+        let mut lines: Vec<_> = open.collect();
+        lines.push(self.write(&found.removals));
+        lines.retain(|line| !line.is_empty());
+        lines.join("\n")
     }
 
     fn rollback(&self, words: &Words<'_>) -> String {

@@ -1,11 +1,14 @@
 //! Removes old versions of the ranges this node leads, a little at a time, for ever.
 //!
 //! Owns: when a range is looked through, and the proposals that remove what `rangedb_mvcc::collect`
-//! finds. Must not know: what garbage is (`mvcc`), how a proposal is applied. Invariants: the range's
+//! finds; a list of what dead transactions left, which gateways fetch and settle. Must not know: what garbage is (`mvcc`), how a proposal is applied. Invariants: the range's
 //! safe point is replicated before anything below it is removed; a page's removals are applied before
 //! the next page is looked for; a range tombstone goes only after a whole pass was applied.
 
+mod abandoned;
 mod pass;
+
+pub use abandoned::{Abandoned, Taken};
 
 use crate::heartbeat::ClusterSettings;
 use crate::store::Store;
@@ -50,6 +53,7 @@ pub struct Collector {
     pub engine: Arc<dyn Engine>,
     pub placement: Arc<PlacementClient>,
     pub settings: watch::Receiver<ClusterSettings>,
+    pub abandoned: Arc<Abandoned>,
 }
 
 impl Collector {
@@ -109,7 +113,8 @@ impl Collector {
                 seen.insert(range_id, before);
                 continue;
             }
-            let pass = Pass { engine: &self.engine, handle: &handle, leadership, safe_point };
+            let (engine, abandoned) = (&self.engine, &*self.abandoned);
+            let pass = Pass { engine, handle: &handle, leadership, safe_point, abandoned };
             match pass.run().await {
                 Ok(PassEnd { more_later }) => {
                     let applied_index = handle.applied_index();
@@ -167,7 +172,15 @@ mod metrics {
         counter("rangedb_node_gc_passes_total", "Ranges looked through for garbage.")
     });
 
+    pub(super) static ABANDONED: LazyLock<IntCounter> = LazyLock::new(|| {
+        counter(
+            "rangedb_node_abandoned_found_total",
+            "Intents and records of dead transactions that passes found, again in each until they are settled.",
+        )
+    });
+
     pub(super) fn register() {
+        LazyLock::force(&ABANDONED);
         LazyLock::force(&VERSIONS);
         LazyLock::force(&PASSES);
     }

@@ -1,10 +1,11 @@
 //! One pass over one range.
 
-use super::metrics;
+use super::{Abandoned, metrics};
 use crate::store::{Leadership, ProposeError, ReplicaHandle};
 use rangedb_engine::Engine;
 use rangedb_mvcc::collect::{CollectLimits, Garbage, collect, rest_of, spent_tombstones};
 use rangedb_mvcc::state::{GcState, RangeRecord as _};
+use rangedb_mvcc::txn::{ActionError, intents_below};
 use rangedb_mvcc::{Mutation, MvccError, TombstoneSet};
 use rangedb_proto::internal::v1 as wire;
 use rangedb_types::{Span, Timestamp};
@@ -12,6 +13,8 @@ use std::sync::Arc;
 
 /// What one look at the engine covers, and one entry of the log removes.
 const LIMITS: CollectLimits = CollectLimits { versions_max: 20_000, removals_max: 2_000 };
+/// Intents of transactions that are over which one pass names.
+const INTENTS_MAX: usize = 1024;
 /// Removals in one proposal.
 const REMOVALS_PER_ENTRY: usize = 500;
 
@@ -22,6 +25,8 @@ pub(super) enum PassError {
     Propose(#[from] ProposeError),
     #[error(transparent)]
     Mvcc(#[from] MvccError),
+    #[error(transparent)]
+    Intents(#[from] ActionError),
     #[error("the node is stopping")]
     Stopping,
 }
@@ -38,6 +43,7 @@ pub(super) struct Pass<'a> {
     /// As it was when the pass began: once the bounds change, nothing it proposes is applied.
     pub(super) leadership: Leadership,
     pub(super) safe_point: Timestamp,
+    pub(super) abandoned: &'a Abandoned,
 }
 
 impl Pass<'_> {
@@ -51,7 +57,8 @@ impl Pass<'_> {
         let mut announced = false;
         loop {
             let page = self.look(range.span.clone(), span.clone()).await?;
-            end.more_later |= page.more_later;
+            end.more_later |= page.more_later || !page.open.is_empty();
+            self.abandoned.add(Vec::new(), page.open);
             if !page.removals.is_empty() {
                 if !announced {
                     self.announce().await?;
@@ -71,8 +78,27 @@ impl Pass<'_> {
             }
             self.remove(spent, 0).await?;
         }
+        end.more_later |= self.look_for_intents(range.span.clone()).await?;
         metrics::PASSES.inc();
         Ok(end)
+    }
+
+    /// Names intents of transactions that began at or below the safe point: they are over. True if there are
+    /// any, or such as will be.
+    async fn look_for_intents(&self, whole: Span) -> Result<bool, PassError> {
+        let (engine, safe_point) = (Arc::clone(self.engine), self.safe_point);
+        let looking = tokio::task::spawn_blocking(move || {
+            let snapshot = engine.snapshot();
+            let old = intents_below(&*snapshot, &whole, safe_point, INTENTS_MAX)?.intents;
+            let any = match old.as_slice() {
+                [] => !intents_below(&*snapshot, &whole, Timestamp::MAX, 1)?.intents.is_empty(),
+                _ => true,
+            };
+            Ok::<_, ActionError>((old, any))
+        });
+        let (old, any) = looking.await.map_err(|_| PassError::Stopping)??;
+        self.abandoned.add(old, Vec::new());
+        Ok(any)
     }
 
     async fn look(&self, whole: Span, span: Span) -> Result<Garbage, PassError> {

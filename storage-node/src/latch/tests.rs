@@ -84,7 +84,8 @@ async fn shared_ones_are_held_side_by_side_but_not_past_an_exclusive_one() {
 fn the_queue_is_bounded() {
     let latches = Latches::default();
     let _held = exclusive(&latches, key("a")).unwrap();
-    let waiting: Vec<_> = (0..WAITING_MAX).map(|_| exclusive(&latches, key("a")).unwrap()).collect();
+    let waiting: Vec<_> =
+        (0..WAITING_MAX).map(|_| exclusive(&latches, key("a")).unwrap()).collect();
     assert_eq!(exclusive(&latches, key("a")).err(), Some(LatchError::TooManyWaiting));
     assert!(exclusive(&latches, key("b")).is_ok(), "a free key needs no place in the queue");
     // Dropped from the back, so that no release has many behind it.

@@ -5,7 +5,7 @@ use super::{Context, StartError};
 use crate::access::{RangeStates, Ranges, Timestamps};
 use crate::closed::Closer;
 use crate::deadlock::{Detector, Reporter, Way};
-use crate::gc::Collector;
+use crate::gc::{Abandoned, Collector};
 use crate::heartbeat::{self, Heartbeat, Host, Hosted, LinkError, Measures, Orders};
 use crate::merge::Merger;
 use crate::read::{self, ReadPool, Reader};
@@ -128,7 +128,10 @@ pub(super) async fn bring_up(
     let (reporter, health_service) = tonic_health::server::health_reporter();
     let grpc_stop = CancellationToken::new();
     let raft = raft_service(context, &opened, &links, &store, &grpc_stop);
-    let node = NodeServer::new(NodeService::new(data, store.clone(), detector, links.identity))
+    let abandoned = Arc::new(Abandoned::default());
+    let of_node =
+        NodeService::new(data, store.clone(), detector, Arc::clone(&abandoned), links.identity);
+    let node = NodeServer::new(of_node)
         .max_decoding_message_size(grpc::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(grpc::MESSAGE_BYTES_MAX);
     let serving = grpc::server_builder()
@@ -152,6 +155,7 @@ pub(super) async fn bring_up(
         engine: Arc::clone(&opened.engine),
         placement: Arc::clone(&context.placement),
         settings: context.cluster_settings.subscribe(),
+        abandoned,
     };
     background.spawn(collector.run(background_stop.clone()));
     let host = Host { store: store.clone(), splitter, merger };

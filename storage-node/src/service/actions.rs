@@ -2,6 +2,7 @@
 
 use super::decode::{invalid, key, span};
 use crate::access::Refusal;
+use crate::gc::Taken;
 use crate::txn::{Action, Done};
 use bytes::Bytes;
 use rangedb_mvcc::record::LockRecord;
@@ -184,6 +185,17 @@ fn of_state(found: KeyState) -> wire::TransactionState {
         KeyState::RolledBack => State::RolledBack(transaction_state::Nothing {}),
         KeyState::Absent => State::Absent(transaction_state::Nothing {}),
     })
+}
+
+/// What gateways are to settle.
+pub(super) fn abandoned(taken: Taken) -> wire::TakeAbandonedResponse {
+    let intents = taken.intents.into_iter().map(|(key, lock)| intent(key, &lock));
+    let primaries = taken.primaries.into_iter().map(|primary| wire::OpenPrimary {
+        key: primary.key.into(),
+        id: primary.id.0,
+        commit_version: primary.version.0,
+    });
+    wire::TakeAbandonedResponse { intents: intents.collect(), primaries: primaries.collect() }
 }
 
 pub(super) fn intent(key: Bytes, lock: &LockRecord) -> wire::Intent {

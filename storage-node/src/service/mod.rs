@@ -20,6 +20,7 @@ pub use flow::ResponseStream;
 
 use crate::access::Refusal;
 use crate::deadlock::Detector;
+use crate::gc::Abandoned;
 use crate::store::checks::ChecksumResult;
 use crate::store::{ProposeError, ReplicaHandle, Store};
 use crate::transport::{Identity, check_hello};
@@ -43,6 +44,7 @@ pub struct NodeService {
     data: Arc<DataPlane>,
     store: Store,
     detector: Arc<Detector>,
+    abandoned: Arc<Abandoned>,
     identity: Identity,
 }
 
@@ -52,9 +54,10 @@ impl NodeService {
         data: Arc<DataPlane>,
         store: Store,
         detector: Arc<Detector>,
+        abandoned: Arc<Abandoned>,
         identity: Identity,
     ) -> Self {
-        Self { data, store, detector, identity }
+        Self { data, store, detector, abandoned, identity }
     }
 
     /// Waits until a replica reached a check, for as long as it is this node's.
@@ -139,6 +142,13 @@ impl Node for NodeService {
         check_hello(self.identity, message.hello.as_ref())?;
         crate::closed::hear(&self.store, &message);
         Ok(Response::new(wire::ClosedTimestampsReceipt {}))
+    }
+
+    async fn take_abandoned(
+        &self,
+        _request: Request<wire::TakeAbandonedRequest>,
+    ) -> Result<Response<wire::TakeAbandonedResponse>, Status> {
+        Ok(Response::new(actions::abandoned(self.abandoned.take())))
     }
 
     async fn replica_checksum(

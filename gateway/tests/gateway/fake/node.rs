@@ -6,7 +6,8 @@ use rangedb_proto::internal::v1::node_server::{Node, NodeServer};
 use rangedb_proto::internal::v1::{
     ClosedTimestamps, ClosedTimestampsReceipt, DataRequest, DataRequests, DataResponse,
     DataResponses, DeadlockFound, ReplicaChecksumRequest, ReplicaChecksumResponse,
-    StartConsistencyCheckRequest, StartConsistencyCheckResponse, WaitsReport,
+    StartConsistencyCheckRequest, StartConsistencyCheckResponse, TakeAbandonedRequest,
+    TakeAbandonedResponse, WaitsReport,
 };
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -60,6 +61,13 @@ impl Node for FakeNode {
         _: Request<ClosedTimestamps>,
     ) -> Result<Response<ClosedTimestampsReceipt>, Status> {
         Err(Status::unimplemented("nothing is closed here"))
+    }
+
+    async fn take_abandoned(
+        &self,
+        _: Request<TakeAbandonedRequest>,
+    ) -> Result<Response<TakeAbandonedResponse>, Status> {
+        Ok(Response::new(TakeAbandonedResponse::default()))
     }
 
     type DataStream = BoxStream<'static, Result<DataResponses, Status>>;
