@@ -66,7 +66,7 @@ impl Default for EngineSettings {
     fn default() -> Self {
         Self {
             block_cache_bytes: 256 << 20,
-            write_buffer_bytes: 64 << 20,
+            write_buffer_bytes: 32 << 20,
             write_buffer_total_bytes: 256 << 20,
             wal: true,
             background_jobs: 2,

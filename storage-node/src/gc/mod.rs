@@ -36,7 +36,7 @@ const ROUND_MAX: Duration = Duration::from_secs(30);
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes removed since the engine was last asked to write out its memory: what is deleted gives its
 /// space back only once the deletions are in files.
-const FLUSH_BYTES: u64 = 32 << 20;
+const FLUSH_BYTES: u64 = 16 << 20;
 /// The same when nothing more is being removed.
 const FLUSH_REST_BYTES: u64 = 1 << 20;
 
