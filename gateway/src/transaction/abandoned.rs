@@ -23,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 const PERIOD: Duration = Duration::from_secs(5);
 /// How long a node may take to say what it has found.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(2);
+/// Largest answer accepted: some hundred keys, twice each.
+const FOUND_BYTES_MAX: usize = 16 << 20;
 /// How long settling one intent may take, and one transaction's keys in all ranges.
 const INTENT_TIMEOUT: Duration = Duration::from_secs(5);
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
@@ -47,7 +49,7 @@ pub async fn settle_abandoned(dispatcher: Arc<Dispatcher>, stop: CancellationTok
 }
 
 async fn fetch(node: &Node) -> Option<TakeAbandonedResponse> {
-    let mut rpc = NodeClient::new(node.channel());
+    let mut rpc = NodeClient::new(node.channel()).max_decoding_message_size(FOUND_BYTES_MAX);
     match timeout(FETCH_TIMEOUT, rpc.take_abandoned(TakeAbandonedRequest {})).await {
         Ok(Ok(found)) => Some(found.into_inner()),
         Ok(Err(status)) => {

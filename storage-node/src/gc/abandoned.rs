@@ -42,6 +42,8 @@ impl Abandoned {
         let mut found = self.found.lock();
         let room = KEPT_MAX.saturating_sub(found.intents.len());
         for (key, lock) in intents.into_iter().take(room) {
+            // What the primary says is asked of the primary.
+            let lock = LockRecord { secondaries: None, short_value: None, ..lock };
             found.intents.insert((key.into(), lock.start_ts), lock);
         }
         let room = KEPT_MAX.saturating_sub(found.primaries.len());

@@ -1,7 +1,8 @@
 //! Removes old versions of the ranges this node leads, a little at a time, for ever.
 //!
 //! Owns: when a range is looked through, and the proposals that remove what `rangedb_mvcc::collect`
-//! finds; a list of what dead transactions left, which gateways fetch and settle. Must not know: what garbage is (`mvcc`), how a proposal is applied. Invariants: the range's
+//! finds; a list of what dead transactions left, which gateways fetch and settle. Must not know: what
+//! garbage is (`mvcc`), how a proposal is applied. Invariants: the range's
 //! safe point is replicated before anything below it is removed; a page's removals are applied before
 //! the next page is looked for; a range tombstone goes only after a whole pass was applied.
 
