@@ -28,6 +28,8 @@ const FOUND_BYTES_MAX: usize = 16 << 20;
 /// How long settling one intent may take, and one transaction's keys in all ranges.
 const INTENT_TIMEOUT: Duration = Duration::from_secs(5);
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
+/// Of what one node has found, how much may fail before the rest is left.
+const FAILURES_MAX: usize = 3;
 
 /// Settles what nodes find, one piece at a time, until it is cancelled.
 pub async fn settle_abandoned(dispatcher: Arc<Dispatcher>, stop: CancellationToken) {
@@ -60,24 +62,37 @@ async fn fetch(node: &Node) -> Option<TakeAbandonedResponse> {
     }
 }
 
+/// Settles one by one. Where ranges are away it leaves off soon, for the sake of other nodes' finds.
 async fn settle(dispatcher: &Dispatcher, found: TakeAbandonedResponse) {
+    let mut failures = 0;
     for intent in &found.intents {
         let deadline = Instant::now() + INTENT_TIMEOUT;
         let settled = obstacle::settle_if_over(dispatcher, intent, deadline).await;
-        note(dispatcher, Timestamp(intent.id), settled);
+        failures += note(dispatcher, intent.id, settled);
+        if failures >= FAILURES_MAX {
+            return;
+        }
     }
     for primary in &found.primaries {
         let settled = close(dispatcher, primary).await.map(|()| true);
-        note(dispatcher, Timestamp(primary.id), settled);
+        failures += note(dispatcher, primary.id, settled);
+        if failures >= FAILURES_MAX {
+            return;
+        }
     }
 }
 
-fn note(dispatcher: &Dispatcher, id: Timestamp, settled: Result<bool, Failure>) {
+/// Counts what was settled; gives the number of failures.
+fn note(dispatcher: &Dispatcher, id: u64, settled: Result<bool, Failure>) -> usize {
     match settled {
         Ok(true) => dispatcher.metrics.abandoned_settled.inc(),
         Ok(false) => {}
-        Err(error) => tracing::debug!(%error, %id, "what a transaction left is not settled yet"),
+        Err(error) => {
+            tracing::debug!(%error, id, "what a transaction left is not settled yet");
+            return 1;
+        }
     }
+    0
 }
 
 /// Settles a committed transaction wherever it has intents, so that nobody asks its primary any more.
