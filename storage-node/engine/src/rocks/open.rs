@@ -4,7 +4,7 @@ use super::error::{convert, convert_open};
 use super::options::Tuning;
 use super::{Database, Handles};
 use crate::{EngineError, Family, Result};
-use rocksdb::{ColumnFamilyDescriptor, DB, DEFAULT_COLUMN_FAMILY_NAME, Options, WriteOptions};
+use rocksdb::{ColumnFamilyDescriptor, DB, DEFAULT_COLUMN_FAMILY_NAME, Env, Options, WriteOptions};
 use std::io;
 use std::path::Path;
 
@@ -19,6 +19,7 @@ pub(super) fn open(path: &Path, tuning: &Tuning) -> Result<Database> {
     if exists {
         check_families(path, &tuning.database())?;
     }
+    lower_priorities()?;
     let mut families =
         vec![ColumnFamilyDescriptor::new(DEFAULT_COLUMN_FAMILY_NAME, tuning.family(Family::Meta))];
     families.extend(
@@ -28,6 +29,16 @@ pub(super) fn open(path: &Path, tuning: &Tuning) -> Result<Database> {
         .map_err(|error| convert_open(path, error))?;
     check_format(path, &db)?;
     Database::try_new(db, |db| handles(path, db))
+}
+
+/// The threads of flushes and compactions take the processor when nobody else of the process wants it: replicas
+/// fill their buffers at the same time, and writes would wait for all of their flushes. Writes that get
+/// too far ahead of flushes are stopped by RocksDB, which then has the processor. Of the whole process.
+fn lower_priorities() -> Result<()> {
+    let mut env = Env::new().map_err(convert)?;
+    env.lower_high_priority_thread_pool_cpu_priority();
+    env.lower_thread_pool_cpu_priority();
+    Ok(())
 }
 
 fn handles<'a>(path: &Path, db: &'a DB) -> Result<Handles<'a>> {
