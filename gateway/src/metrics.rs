@@ -257,6 +257,7 @@ mod tests {
             .collect();
         names.sort();
         let expected = [
+            "rangedb_gateway_abandoned_settled_total",
             "rangedb_gateway_node_messages_total",
             "rangedb_gateway_node_queue_bytes",
             "rangedb_gateway_node_requests_in_flight",

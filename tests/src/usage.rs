@@ -32,11 +32,23 @@ pub fn resident_bytes(process_id: u32) -> Result<u64> {
     Ok(kib.parse::<u64>()? * 1024)
 }
 
-/// Bytes of a folder's files on the disk, which may be fewer than their lengths.
+/// Bytes of a folder's files on the disk, which may be fewer than their lengths, or more.
 ///
 /// # Errors
 /// The folder cannot be read.
 pub fn disk_bytes(folder: &Path) -> Result<u64> {
+    sum_of_files(folder, &|file| file.blocks() * 512)
+}
+
+/// The same without what was taken from the disk in advance and not written yet.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn written_bytes(folder: &Path) -> Result<u64> {
+    sum_of_files(folder, &|file| (file.blocks() * 512).min(file.len()))
+}
+
+fn sum_of_files(folder: &Path, size: &dyn Fn(&fs::Metadata) -> u64) -> Result<u64> {
     let mut total = 0;
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
@@ -45,8 +57,8 @@ pub fn disk_bytes(folder: &Path) -> Result<u64> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             metadata => metadata?,
         };
-        let within = if metadata.is_dir() { disk_bytes(&entry.path())? } else { 0 };
-        total += metadata.blocks() * 512 + within;
+        let within = if metadata.is_dir() { sum_of_files(&entry.path(), size)? } else { 0 };
+        total += size(&metadata) + within;
     }
     Ok(total)
 }

@@ -245,10 +245,9 @@ impl History {
             let key = String::from_utf8_lossy(&primary.key);
             format!("open: {key} of {} @{}", primary.id.0, primary.version.0)
         });
-        let mut lines: Vec<_> = open.collect();
-        lines.push(self.write(&found.removals));
-        lines.retain(|line| !line.is_empty());
-        lines.join("\n")
+        let open: Vec<_> = open.collect();
+        let written = self.write(&found.removals);
+        if open.is_empty() { written } else { open.join("\n") }
     }
 
     fn rollback(&self, words: &Words<'_>) -> String {
