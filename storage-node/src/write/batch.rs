@@ -51,8 +51,6 @@ pub struct Batch {
     writer: Arc<Writer>,
     slots: Vec<Slot>,
     plain: Vec<Plain>,
-    /// How many plain writes of each key there are.
-    turns: HashMap<Bytes, usize>,
     running: FuturesUnordered<Running>,
     /// Answers that are there already.
     answers: Vec<(usize, WorkResult)>,
@@ -93,7 +91,6 @@ impl Batch {
             writer: Arc::clone(writer),
             slots: Vec::with_capacity(work.len()),
             plain: Vec::with_capacity(work.len()),
-            turns: HashMap::with_capacity(work.len()),
             running: FuturesUnordered::new(),
             answers: Vec::new(),
         };
@@ -126,10 +123,7 @@ impl Batch {
         let writer = Arc::clone(&self.writer);
         let running = match work {
             Work::Write(write) if latch.is_held() && self.writer.is_plain(&write) => {
-                let (key, _) = write.change.extent();
-                let turns = self.turns.entry(key).or_default();
-                self.plain.push(Plain { slot, turn: *turns, write, latch });
-                *turns += 1;
+                self.plain.push(Plain { slot, turn: 0, write, latch });
                 return;
             }
             Work::Write(write) => async move {
@@ -184,10 +178,10 @@ impl Batch {
     /// right for all of them that touch different keys; as many are fetched as there are writes of
     /// one key.
     fn fetch_timestamps(&mut self) {
-        let plain = std::mem::take(&mut self.plain);
+        let mut plain = std::mem::take(&mut self.plain);
         let Some(deadline) = plain.iter().map(|plain| plain.write.deadline).min() else { return };
         metrics::PATHS.with_label_values(&["plain"]).inc_by(plain.len() as u64);
-        let turns = std::mem::take(&mut self.turns).into_values().max().unwrap_or(0);
+        let turns = take_turns(&mut plain);
         let writer = Arc::clone(&self.writer);
         let fetch = async move {
             let versions = try_join_all((0..turns).map(|_| writer.timestamp(deadline))).await;
@@ -256,4 +250,18 @@ impl Batch {
         }
         next
     }
+}
+
+/// Gives writes of one key different turns, in their order; says how many turns there are.
+fn take_turns(plain: &mut [Plain]) -> usize {
+    if plain.len() < 2 {
+        return plain.len();
+    }
+    let mut of_keys: HashMap<Bytes, usize> = HashMap::with_capacity(plain.len());
+    for plain in plain.iter_mut() {
+        let turns = of_keys.entry(plain.write.change.extent().0).or_default();
+        plain.turn = *turns;
+        *turns += 1;
+    }
+    of_keys.into_values().max().unwrap_or(0)
 }
