@@ -1,7 +1,7 @@
 //! Commit, from the writes to the answer, and the clean-up behind it.
 
 use super::fate::{Fate, Haste, Inquiry};
-use super::ranges::{AtKey, cut, on_each};
+use super::ranges::{AtKey, cut, is_large, on_each};
 use super::reads::Check;
 use super::steps::{act, at, commit_primary, finish, resolve};
 use super::token::Token;
@@ -212,7 +212,8 @@ impl Commit {
                 done => return done,
             }
         }
-        if self.writes.len() <= ASYNC_KEYS_MAX {
+        // Nobody renews an async commit, so it must not take long.
+        if self.writes.len() <= ASYNC_KEYS_MAX && !is_large(&self.writes, &self.all()) {
             self.asynchronously().await
         } else {
             self.in_two_rounds().await
@@ -385,19 +386,14 @@ impl Commit {
     async fn settle(&self, end: End) -> Result<(), Failure> {
         let Self { dispatcher, id, deadline, .. } = self;
         match end {
-            // The primary last: as long as its intent stands, whoever meets another finds out.
+            // The primary first, as always: once another key's version is there, garbage collection may remove it,
+            // and then nothing but the primary tells that all intents were there.
             End::AllPlaced(version) => {
-                self.settle_others(Some(version)).await?;
                 let primary = self.primary();
-                commit_primary(dispatcher, *id, primary, version, false, *deadline)
-                    .await
-                    .map(|_| ())
+                commit_primary(dispatcher, *id, primary, version, true, *deadline).await?;
+                self.settle_behind(version).await
             }
-            // The primary's version stays open until then, and is kept as long.
-            End::PrimaryCommitted(version) => {
-                self.settle_others(Some(version)).await?;
-                finish(dispatcher, *id, self.primary(), version, *deadline).await
-            }
+            End::PrimaryCommitted(version) => self.settle_behind(version).await,
             End::NotKnown => {
                 let inquiry = Inquiry {
                     dispatcher,
@@ -409,15 +405,18 @@ impl Commit {
                     deadline: *deadline,
                 };
                 match inquiry.fate().await? {
-                    Fate::Committed(version) => {
-                        self.settle_others(Some(version)).await?;
-                        finish(dispatcher, *id, self.primary(), version, *deadline).await
-                    }
+                    Fate::Committed(version) => self.settle_behind(version).await,
                     Fate::RolledBack => self.settle_others(None).await,
                     Fate::Undecided { .. } => Ok(()),
                 }
             }
         }
+    }
+
+    /// Settles the others of a committed primary, whose version stays open until then, and is kept as long.
+    async fn settle_behind(&self, version: Timestamp) -> Result<(), Failure> {
+        self.settle_others(Some(version)).await?;
+        finish(&self.dispatcher, self.id, self.primary(), version, self.deadline).await
     }
 
     async fn settle_others(&self, version: Option<Timestamp>) -> Result<(), Failure> {

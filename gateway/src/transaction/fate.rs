@@ -1,7 +1,7 @@
 //! What becomes of a transaction: asked of its primary, and of its other keys where those decide.
 
 use super::ranges::on_each;
-use super::steps::{commit_primary, resolve, roll_back_key, status};
+use super::steps::{commit_primary, finish, resolve, roll_back_key, status};
 use crate::dispatch::Dispatcher;
 use crate::errors::Failure;
 use bytes::Bytes;
@@ -113,30 +113,47 @@ impl Inquiry<'_> {
             }
         }
         match settled {
-            Some(version) => self.settle(&keys, version).await,
+            Some(version) => self.settle(&keys, version, ends).await,
             // One was kept from coming, so that never all of them were there.
             None if ended => self.roll_back().await,
             None if waits => Ok(Fate::Undecided { least: Timestamp::ZERO }),
-            None => self.settle(&keys, version).await,
+            None => self.settle(&keys, version, ends).await,
         }
     }
 
-    /// Commits what is there, the primary last: as long as its intent stands, whoever meets another finds out.
-    async fn settle(&self, keys: &[Bytes], version: Timestamp) -> Result<Fate, Failure> {
+    /// Commits the primary, which tells of the others from then on. While its coordinator may be at work, that
+    /// settles the others; else they are settled here.
+    async fn settle(
+        &self,
+        keys: &[Bytes],
+        version: Timestamp,
+        alone: bool,
+    ) -> Result<Fate, Failure> {
+        let (id, primary) = (self.id, self.primary);
+        let committed =
+            commit_primary(self.dispatcher, id, primary, version, true, self.deadline).await;
+        let version = match committed {
+            Ok(version) => version,
+            Err(Failure::Aborted) => return Ok(Fate::RolledBack),
+            Err(failure) => return Err(failure),
+        };
+        if alone && let Err(error) = self.settle_others(keys, version).await {
+            // It is decided all the same; who meets what is left settles it.
+            tracing::debug!(%error, %id, "a transaction was not settled everywhere");
+        }
+        Ok(Fate::Committed(version))
+    }
+
+    async fn settle_others(&self, keys: &[Bytes], version: Timestamp) -> Result<(), Failure> {
         let step = |part: &[usize]| {
             let keys = part.iter().map(|at| keys[*at].clone()).collect();
             resolve(self.id, keys, Some(version))
         };
         let all = (0..keys.len()).collect();
         let done = on_each(self.dispatcher, keys, all, self.deadline, &step).await;
-        if let Some(failure) = done.failure {
-            return Err(failure);
-        }
-        let (id, primary) = (self.id, self.primary);
-        match commit_primary(self.dispatcher, id, primary, version, false, self.deadline).await {
-            Ok(version) => Ok(Fate::Committed(version)),
-            Err(Failure::Aborted) => Ok(Fate::RolledBack),
-            Err(failure) => Err(failure),
+        match done.failure {
+            Some(failure) => Err(failure),
+            None => finish(self.dispatcher, self.id, self.primary, version, self.deadline).await,
         }
     }
 

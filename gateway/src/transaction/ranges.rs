@@ -93,7 +93,8 @@ pub(super) async fn cut<T: AtKey>(
     Ok(parts)
 }
 
-fn is_large<T: AtKey>(items: &[T], wanted: &[usize]) -> bool {
+/// True for what is written in small steps, one at a time.
+pub(super) fn is_large<T: AtKey>(items: &[T], wanted: &[usize]) -> bool {
     if !T::WRITTEN {
         return false;
     }
