@@ -161,9 +161,10 @@ pub async fn run(arguments: TxnArguments, options: &Options) -> Result<(), Failu
         TxnCommand::Get { key, of } => {
             let key = of.coding.bytes(key)?;
             let transaction = Open::load(&folder, of.id, options).await?;
-            let found = transaction.get(key.clone()).await?;
+            let found = transaction.get(key.clone()).await;
+            // Also after a failure: the key may be taken.
             store(&folder, &transaction.save())?;
-            let value = found.ok_or_else(|| Failure::not_met("the key does not exist"))?;
+            let value = found?.ok_or_else(|| Failure::not_met("the key does not exist"))?;
             let mut output = Output::default();
             match options.output {
                 OutputFormat::Json => output.json(&EntryJson::new(&key, Some(&value), 0))?,
@@ -274,11 +275,13 @@ async fn write(
     let Open::Pessimistic(transaction) = Open::load(folder, id, options).await? else {
         return Err(Failure::other("the transaction has changed meanwhile"));
     };
-    match value {
-        Some(value) => transaction.put(key, value).await?,
-        None => transaction.delete(key).await?,
-    }
-    store(folder, &transaction.save())
+    let written = match value {
+        Some(value) => transaction.put(key, value).await,
+        None => transaction.delete(key).await,
+    };
+    // Also after a failure: the key may be taken.
+    store(folder, &transaction.save())?;
+    Ok(written?)
 }
 
 /// Adds a write; nothing is sent before the commit.
@@ -307,6 +310,8 @@ struct FileJson {
 struct HeldJson {
     has_snapshot: bool,
     first: Option<String>,
+    #[serde(default)]
+    unfinished: Option<String>,
 }
 
 fn folder() -> Result<PathBuf, Failure> {
@@ -336,6 +341,7 @@ fn store(folder: &Path, saved: &SavedTransaction) -> Result<(), Failure> {
         held: saved.held.as_ref().map(|held| HeldJson {
             has_snapshot: held.has_snapshot,
             first: held.first.as_ref().map(text),
+            unfinished: held.unfinished.as_ref().map(text),
         }),
     };
     let path = path_of(folder, saved.id);
@@ -393,7 +399,9 @@ fn load(folder: &Path, id: Option<u64>) -> Result<SavedTransaction, Failure> {
             .held
             .map(|held| {
                 let first = held.first.as_ref().map(bytes).transpose()?;
-                Ok::<_, Failure>(SavedKeys { has_snapshot: held.has_snapshot, first })
+                let unfinished = held.unfinished.as_ref().map(bytes).transpose()?;
+                let has_snapshot = held.has_snapshot;
+                Ok::<_, Failure>(SavedKeys { has_snapshot, first, unfinished })
             })
             .transpose()?,
     })
@@ -433,8 +441,11 @@ mod tests {
             checks: Vec::new(),
             keys_read: vec![Bytes::from_static(b"\xff")],
             spans_read: vec![("a".into(), Bytes::new())],
-            held: (id == 7)
-                .then(|| SavedKeys { has_snapshot: true, first: Some(Bytes::from_static(b"k")) }),
+            held: (id == 7).then(|| SavedKeys {
+                has_snapshot: true,
+                first: Some(Bytes::from_static(b"k")),
+                unfinished: Some(Bytes::from_static(b"\xfe")),
+            }),
         };
         store(&folder, &saved(5)).unwrap();
         store(&folder, &saved(7)).unwrap();

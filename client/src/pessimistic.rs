@@ -9,6 +9,7 @@ use crate::{Client, Isolation, Version};
 use bytes::Bytes;
 use futures::{TryStreamExt as _, stream};
 use parking_lot::Mutex;
+use prost::Message as _;
 use rangedb_proto::v1::transaction_write::{self, Want};
 use rangedb_proto::v1::{
     AcquireRequest, CommitRequest, ReadSpan, RenewRequest, RequestContext, RollbackRequest,
@@ -23,13 +24,18 @@ use tokio::task::JoinHandle;
 const RENEW_EVERY: Duration = Duration::from_secs(3);
 
 /// A pessimistic transaction under way. It keeps its keys until it is committed or rolled back; dropped,
-/// it loses them about ten seconds later.
+/// it loses them about ten seconds later. Calls that are made at the same time are done one after the other.
+///
+/// A call that takes a key and fails may have taken it: then that same call may be repeated, or the
+/// transaction rolled back, and nothing else.
 #[derive(Debug)]
 pub struct PessimisticTransaction {
     client: Client,
     id: Version,
     isolation: Isolation,
     shared: Arc<Mutex<State>>,
+    /// Of the calls that change the token: each needs the one before's.
+    turn: tokio::sync::Mutex<()>,
     renewal: JoinHandle<()>,
 }
 
@@ -43,7 +49,40 @@ struct State {
     writes: BTreeMap<Bytes, Option<Bytes>>,
     keys_read: BTreeSet<Bytes>,
     spans_read: Vec<(Bytes, Bytes)>,
+    /// What the last Acquire wanted, if it failed or was given up.
+    unfinished: Option<TransactionWrite>,
+    /// A Commit was begun: its keys are firm by now, perhaps.
+    committing: bool,
     over: bool,
+}
+
+impl State {
+    /// The token for a call that wants this.
+    fn begin(&mut self, wanted: &TransactionWrite) -> Result<Bytes, Error> {
+        if self.over || self.committing {
+            return Err(self.ended());
+        }
+        if self.unfinished.as_ref().is_some_and(|unfinished| unfinished != wanted) {
+            return Err(invalid(UNFINISHED));
+        }
+        self.unfinished = Some(wanted.clone());
+        Ok(self.token.clone())
+    }
+
+    fn ended(&self) -> Error {
+        invalid(if self.over {
+            OVER
+        } else {
+            "its Commit was begun: commit it again, or roll it back"
+        })
+    }
+}
+
+const OVER: &str = "the transaction was committed or rolled back before";
+const UNFINISHED: &str = "its last call failed and may have taken the key: repeat that call, or roll the transaction back";
+
+fn invalid(message: &str) -> Error {
+    Error::Invalid { field: "transaction".to_owned(), message: message.to_owned() }
 }
 
 impl Drop for PessimisticTransaction {
@@ -83,7 +122,8 @@ impl Client {
     /// Goes on with a pessimistic transaction that was put away.
     #[must_use]
     pub fn resume_pessimistic(&self, saved: SavedTransaction) -> PessimisticTransaction {
-        let SavedKeys { has_snapshot, first } = saved.held.unwrap_or_default();
+        let SavedKeys { has_snapshot, first, unfinished } = saved.held.unwrap_or_default();
+        let unfinished = unfinished.and_then(|write| TransactionWrite::decode(write).ok());
         let state = State {
             token: saved.token,
             has_snapshot,
@@ -91,6 +131,8 @@ impl Client {
             writes: saved.writes.into_iter().collect(),
             keys_read: saved.keys_read.into_iter().collect(),
             spans_read: saved.spans_read,
+            unfinished,
+            committing: false,
             over: false,
         };
         self.pessimistic(saved.id, saved.isolation, state)
@@ -104,7 +146,8 @@ impl Client {
     ) -> PessimisticTransaction {
         let shared = Arc::new(Mutex::new(state));
         let renewal = tokio::spawn(keep_alive(self.clone(), Arc::clone(&shared)));
-        PessimisticTransaction { client: self.clone(), id, isolation, shared, renewal }
+        let turn = tokio::sync::Mutex::default();
+        PessimisticTransaction { client: self.clone(), id, isolation, shared, turn, renewal }
     }
 }
 
@@ -176,15 +219,20 @@ impl PessimisticTransaction {
     async fn acquire(&self, key: Bytes, want: Want) -> Result<Option<Bytes>, Error> {
         let read = matches!(want, Want::Check(_));
         let write = TransactionWrite { key: key.clone(), want: Some(want) };
-        let token = self.shared.lock().token.clone();
+        let _turn = self.turn.lock().await;
+        let token = self.shared.lock().begin(&write)?;
         // Repeated with the same token it is the same call.
         let request = AcquireRequest { token, writes: vec![write], read };
         let taken = self.client.repeat(|gateway, time| {
             let (mut rpc, request) = (transactions(gateway), timed(request.clone(), time));
             async move { rpc.acquire(request).await.map_err(judge_status) }
         });
-        let taken = taken.await.map_err(|end| end.error)?.into_inner();
+        let taken = taken.await.map_err(|end| end.error);
         let mut state = self.shared.lock();
+        if matches!(taken, Ok(_) | Err(Error::Invalid { .. })) {
+            state.unfinished = None;
+        }
+        let taken = taken?.into_inner();
         state.token = taken.token;
         state.has_snapshot |= read;
         state.first.get_or_insert(key);
@@ -250,11 +298,16 @@ impl PessimisticTransaction {
             checks: Vec::new(),
             keys_read: state.keys_read.iter().cloned().collect(),
             spans_read: state.spans_read.clone(),
-            held: Some(SavedKeys { has_snapshot: state.has_snapshot, first: state.first.clone() }),
+            held: Some(SavedKeys {
+                has_snapshot: state.has_snapshot,
+                first: state.first.clone(),
+                unfinished: state.unfinished.as_ref().map(|write| write.encode_to_vec().into()),
+            }),
         }
     }
 
     async fn take_snapshot(&self) -> Result<(), Error> {
+        let _turn = self.turn.lock().await;
         let token = {
             let state = self.shared.lock();
             if state.has_snapshot || self.isolation == Isolation::ReadCommitted {
@@ -274,13 +327,16 @@ impl PessimisticTransaction {
         Ok(())
     }
 
-    /// The token, if the transaction is not over; it is over from then on.
+    /// The token and what was read, if the transaction is not over; it is over from then on.
     fn end(&self) -> Result<(Bytes, TransactionReads), Error> {
         let mut state = self.shared.lock();
-        if std::mem::replace(&mut state.over, true) {
-            let message = "the transaction was committed or rolled back before".to_owned();
-            return Err(Error::Invalid { field: "transaction".to_owned(), message });
+        if !state.over && state.unfinished.is_some() {
+            return Err(invalid(UNFINISHED));
         }
+        if std::mem::replace(&mut state.over, true) {
+            return Err(invalid(OVER));
+        }
+        state.committing = true;
         let spans = state.spans_read.iter().cloned();
         let reads = TransactionReads {
             keys: state.keys_read.iter().cloned().collect(),
@@ -295,6 +351,7 @@ impl PessimisticTransaction {
     /// [`Error::Conflict`]: nothing was applied, and it is over. [`Error::Unavailable`] and the like: nothing was
     /// applied, and it may be tried again. See [`Error`].
     pub async fn commit(&self) -> Result<Version, Error> {
+        let _turn = self.turn.lock().await;
         let (token, reads) = self.end()?;
         let serializable = self.isolation == Isolation::Serializable;
         let reads = serializable.then_some(reads);
@@ -343,8 +400,16 @@ impl PessimisticTransaction {
     /// # Errors
     /// See [`Error`].
     pub async fn rollback(&self) -> Result<(), Error> {
-        let (token, _) = self.end()?;
-        let request = RollbackRequest { token, key: Bytes::new() };
+        let _turn = self.turn.lock().await;
+        let request = {
+            let mut state = self.shared.lock();
+            if std::mem::replace(&mut state.over, true) {
+                return Err(invalid(OVER));
+            }
+            // What the call that failed may have taken is in no token.
+            let key = state.unfinished.take().map(|write| write.key).unwrap_or_default();
+            RollbackRequest { token: state.token.clone(), key }
+        };
         let rolled_back = self.client.repeat(|gateway, time| {
             let (mut rpc, request) = (transactions(gateway), timed(request.clone(), time));
             async move { rpc.rollback(request).await.map_err(judge_status) }

@@ -90,6 +90,8 @@ pub struct SavedKeys {
     pub has_snapshot: bool,
     /// The first key it ever took.
     pub first: Option<Bytes>,
+    /// A call that failed and may have taken its key (a `TransactionWrite`).
+    pub unfinished: Option<Bytes>,
 }
 
 impl Client {
@@ -476,8 +478,7 @@ impl Transaction {
         if self.isolation == Isolation::Serializable {
             let spans = state.spans_read.iter().cloned();
             let spans = spans.map(|(start, end)| ReadSpan { start, end }).collect();
-            let keys = state.keys_read.iter().cloned().collect();
-            first.reads = Some(TransactionReads { keys, spans });
+            first.reads = Some(TransactionReads { keys: Vec::new(), spans });
         }
         let size = |(key, want): (&Bytes, &Want)| {
             key.len() + if let Want::Put(value) = want { value.len() } else { 0 }
@@ -494,10 +495,23 @@ impl Transaction {
             bytes += key.len() + if let Want::Put(value) = want { value.len() } else { 0 };
             if bytes > MESSAGE_BYTES {
                 messages.push(CommitRequest::default());
-                bytes = 0;
+                bytes = key.len();
             }
             let write = TransactionWrite { key: key.clone(), want: Some(want.clone()) };
             messages.last_mut().expect("there is a first").writes.push(write);
+        }
+        if self.isolation == Isolation::Serializable {
+            bytes = 0;
+            messages.push(CommitRequest::default());
+            for key in &state.keys_read {
+                bytes += key.len();
+                if bytes > MESSAGE_BYTES {
+                    messages.push(CommitRequest::default());
+                    bytes = key.len();
+                }
+                let last = messages.last_mut().expect("pushed above");
+                last.reads.get_or_insert_default().keys.push(key.clone());
+            }
         }
         Ok((messages, state.writes.keys().next().cloned()))
     }

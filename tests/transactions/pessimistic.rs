@@ -1,7 +1,7 @@
 //! Pessimistic transactions by the SDK and by the program.
 
 use anyhow::{Context as _, Result, ensure};
-use rangedb_client::{Error, Isolation, RangeQuery, TransactionOptions};
+use rangedb_client::{Error, Isolation, Options, RangeQuery, TransactionOptions};
 use rangedb_tests::admin::split_at;
 use rangedb_tests::child::{Ended, run_with_state};
 use rangedb_tests::{InProcess, admin};
@@ -51,6 +51,55 @@ async fn a_transaction_holds_what_it_took_and_sees_what_it_wrote() -> Result<()>
     ensure!(client.get("b").await?.context("it was committed")?.version == version);
     let again = txn.commit().await;
     ensure!(matches!(again, Err(Error::Invalid { .. })), "{again:?}");
+    cluster.finish(&[]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_at_the_same_time_lose_nothing() -> Result<()> {
+    let (cluster, client) = start().await?;
+    client.put("r", "1").await?;
+    let txn = client.begin_pessimistic(TransactionOptions::default()).await?;
+    let (a, b, y, r) =
+        tokio::join!(txn.put("a", "1"), txn.put("b", "1"), txn.put("y", "1"), txn.get("r"));
+    a?;
+    b?;
+    y?;
+    ensure!(r?.as_deref() == Some(&b"1"[..]));
+    let version = txn.commit().await?;
+    for key in ["a", "b", "y"] {
+        let found = client.get(key).await?.context("it was acknowledged")?;
+        ensure!(found.version == version, "{key}: {found:?}, committed at {version}");
+    }
+    cluster.finish(&[]).await
+}
+
+/// What a call that failed has taken is not known: it is repeated, or all is given up.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_call_that_failed_nothing_else_is_done() -> Result<()> {
+    let (cluster, client) = start().await?;
+    let hasty = Options { timeout: Duration::from_millis(400), ..Options::default() };
+    let hasty = rangedb_client::Client::connect_with(cluster.endpoints(), hasty).await?;
+    let holder = client.begin_pessimistic(TransactionOptions::default()).await?;
+    holder.put("k", "1").await?;
+    let txn = hasty.begin_pessimistic(TransactionOptions::default()).await?;
+    txn.put("a", "2").await?;
+    let failed = txn.put("k", "2").await;
+    ensure!(failed.is_err(), "the key is taken");
+    let (other, committed) = (txn.put("b", "2").await, txn.commit().await);
+    ensure!(matches!(other, Err(Error::Invalid { .. })), "{other:?}");
+    ensure!(matches!(committed, Err(Error::Invalid { .. })), "{committed:?}");
+    holder.commit().await?;
+    // Also elsewhere.
+    let txn = hasty.resume_pessimistic(txn.save());
+    let other = txn.delete("k").await;
+    ensure!(matches!(other, Err(Error::Invalid { .. })), "{other:?}");
+    txn.put("k", "2").await?;
+    txn.put("b", "2").await?;
+    let version = txn.commit().await?;
+    for key in ["a", "b", "k"] {
+        let found = client.get(key).await?.context("it was acknowledged")?;
+        ensure!(found.version == version, "{key}: {found:?}, committed at {version}");
+    }
     cluster.finish(&[]).await
 }
 

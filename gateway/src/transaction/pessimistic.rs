@@ -28,9 +28,10 @@ const AT_ONCE_MAX: u32 = 256;
 /// Gives the values that were there, and the token with them in it. `read`: the values count as read.
 ///
 /// # Errors
-/// `Deadlock`, `WriteConflict`, `Aborted`, `KeyLocked`; then some of the intents may be there.
+/// `WriteConflict`, `Aborted`, `KeyLocked`; then some of the intents may be there. `Deadlock`: the transaction is
+/// rolled back.
 pub async fn acquire(
-    dispatcher: &Dispatcher,
+    dispatcher: &Arc<Dispatcher>,
     token: &Token,
     now: Timestamp,
     (writes, read): (Vec<Write>, bool),
@@ -65,6 +66,10 @@ pub async fn acquire(
     for wanted in [before, (after..writes.len()).collect()] {
         let done = on_each(dispatcher, &writes, wanted, deadline, &step).await;
         if let Some(failure) = done.failure {
+            if let Failure::Deadlock { .. } = failure {
+                // Also what this call has taken, which is in no other token.
+                give_up(dispatcher, &token);
+            }
             return Err(failure);
         }
         for (part, result) in done.results {
@@ -154,19 +159,24 @@ pub async fn commit_held(
         Ok(version) => commit.clean_up(Some(*version)),
         // What it has read is not so any more, or it is the one of two that gives way: nobody need wait for it.
         Err(Failure::WriteConflict { .. } | Failure::KeyLocked { .. }) => {
-            let (after, token) = (Arc::clone(dispatcher), token.clone());
-            dispatcher.do_after(async move {
-                let deadline = Instant::now() + CLEAN_UP_TIMEOUT;
-                if let Err(error) = roll_back_held(&after, &token, deadline).await {
-                    tracing::debug!(%error, id = %token.id, "a transaction was not rolled back");
-                }
-            });
+            give_up(dispatcher, token);
         }
         Err(Failure::TransactionUnknown { .. }) => {}
         // It holds what it held: the client may roll it back, or try again.
         Err(_) => {}
     }
     done
+}
+
+/// Rolls a transaction back behind the answer.
+fn give_up(dispatcher: &Arc<Dispatcher>, token: &Token) {
+    let (after, token) = (Arc::clone(dispatcher), token.clone());
+    dispatcher.do_after(async move {
+        let deadline = Instant::now() + CLEAN_UP_TIMEOUT;
+        if let Err(error) = roll_back_held(&after, &token, deadline).await {
+            tracing::debug!(%error, id = %token.id, "a transaction was not rolled back");
+        }
+    });
 }
 
 /// Rolls back what a transaction holds.

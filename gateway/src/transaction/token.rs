@@ -53,6 +53,16 @@ pub struct Held {
     pub spans: Spans,
 }
 
+impl Held {
+    /// Adds a key; the first of all decides.
+    pub fn add(&mut self, key: &Bytes) {
+        if self.primary.is_empty() {
+            self.primary = key.clone();
+        }
+        self.spans.add(key);
+    }
+}
+
 impl Token {
     /// Whether it may not go on at this time of the oracle.
     #[must_use]

@@ -162,6 +162,7 @@ fn action_error(error_: &ActionError) -> String {
         ActionError::Aborted { key } => format!("refused: rolled back at {}", text(key)),
         ActionError::Committed { version } => format!("refused: committed @{version}"),
         ActionError::NotPrimary { key } => format!("refused: {} does not decide", text(key)),
+        ActionError::OutOfTurn { key } => format!("refused: out of turn at {}", text(key)),
         ActionError::CommitTooEarly { least } => format!("refused: not below {least}"),
         ActionError::Mvcc(failed) => error(failed),
     }

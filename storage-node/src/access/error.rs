@@ -99,6 +99,7 @@ impl From<ActionError> for Refusal {
             ActionError::Aborted { .. } => Self::Aborted,
             ActionError::Committed { version } => Self::Committed { version },
             ActionError::CommitTooEarly { least } => Self::CommitTooEarly { least },
+            ActionError::OutOfTurn { .. } => Self::Invalid(error.to_string()),
             ActionError::NotPrimary { .. } => {
                 let words = "another key decides this transaction: its smallest written one";
                 Self::Invalid(words.to_owned())

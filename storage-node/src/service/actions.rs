@@ -153,7 +153,7 @@ pub(super) fn done(done: Done) -> Answer {
             result.version = version.0;
             result.values = values.into_iter().map(super::convert::value).collect();
         }
-        Done::Resolved(resume) => result.resume = resume,
+        Done::Resolved(resume) | Done::Checked(resume) => result.resume = resume,
         Done::Nothing => {}
     }
     Answer::Action(result)

@@ -19,6 +19,9 @@ const TOO_MANY: &str = "too many keys for one round";
 /// Intents that one page of `Resolve` settles.
 const RESOLVED_AT_ONCE: usize = 512;
 
+/// Versions that one page of `CheckReads` looks at.
+const CHECKED_AT_ONCE: usize = 50_000;
+
 const TOO_OLD: Refusal =
     Refusal::OutcomeUnknown("the transaction began too long ago to tell what became of it");
 
@@ -98,7 +101,7 @@ pub enum Action {
         snapshot_ts: Timestamp,
         commit_ts: Timestamp,
         keys: Vec<Bytes>,
-        /// Cut to the range by the caller.
+        /// Cut to the range by the caller; one, if there are no keys.
         spans: Vec<Span>,
     },
 }
@@ -123,6 +126,8 @@ pub enum Done {
     States(Vec<KeyState>),
     /// Where the next page begins.
     Resolved(Option<Bytes>),
+    /// The same.
+    Checked(Option<Bytes>),
     Nothing,
 }
 
@@ -189,6 +194,21 @@ impl Action {
                 None => around(keys.iter()),
             },
         }
+    }
+
+    /// Which transaction places firm intents.
+    pub(super) const fn prewrites(&self) -> Option<Timestamp> {
+        match self {
+            Self::Prewrite { transaction, .. } | Self::CommitAtOnce { transaction, .. } => {
+                Some(transaction.id)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether it says that no intents are left of what it was to settle.
+    pub(super) const fn leaves_none(&self) -> bool {
+        matches!(self, Self::Resolve { .. } | Self::ResolveKeys { .. })
     }
 
     /// Which transaction acquires keys, and the first of them.
@@ -300,8 +320,9 @@ impl Action {
                 view.check_version(*snapshot_ts)?;
                 let tombstones = &view.specials.tombstones;
                 let times = (*snapshot_ts, *commit_ts);
-                check_reads(snapshot, tombstones, *id, times, keys, spans)?;
-                ready(Vec::new(), Timestamp::ZERO, Done::Nothing)
+                let resume =
+                    check_reads(snapshot, tombstones, *id, times, keys, spans, CHECKED_AT_ONCE)?;
+                ready(Vec::new(), Timestamp::ZERO, Done::Checked(resume.map(Bytes::from)))
             }
         }
     }

@@ -24,7 +24,7 @@ const LATE: Refusal = Refusal::OutcomeUnknown("the deadline passed while it was 
 const TOO_MANY_WAIT: Refusal = Refusal::Overloaded("too many transactions wait in the range");
 /// How often one that waits looks whether the holder still lives.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
-/// How long a call that gave up keeps its place for the next one of the same transaction.
+/// How long a call that gave up keeps its place, and counts as waiting, for the next one of the same transaction.
 const KEPT: Duration = Duration::from_millis(300);
 
 /// Does actions.
@@ -60,10 +60,10 @@ impl Drop for Edge {
     }
 }
 
-fn keep_for_a_while(place: Place) {
+fn keep_for_a_while(kept: impl Send + 'static) {
     tokio::spawn(async move {
         tokio::time::sleep(KEPT).await;
-        drop(place);
+        drop(kept);
     });
 }
 
@@ -92,7 +92,15 @@ impl Actor {
             return self.acquire(target, action, deadline).await;
         }
         let (scope, state) = (action.scope(), Arc::clone(target.state()));
-        let done = self.act_once(target, action, deadline).await?;
+        let waits = action.prewrites();
+        let done = self.act_once(target, action, deadline).await.inspect_err(|refusal| {
+            // Its gateway tries again soon. The holder may wait for this one, and is in a queue.
+            if let (Some(id), Refusal::KeyLocked { lock, .. }) = (waits, refusal)
+                && lock.tentative
+            {
+                keep_for_a_while(Edge::new(&self.edges, id, lock.start_ts));
+            }
+        })?;
         if let Some(scope) = scope {
             // It may have ended intents there.
             state.waits.released(&scope);
@@ -133,7 +141,7 @@ impl Actor {
                 place = Some(waits.enter(&key, id).ok_or(TOO_MANY_WAIT)?);
                 continue;
             };
-            let _edge = Edge::new(&self.edges, id, lock.start_ts);
+            let edge = Edge::new(&self.edges, id, lock.start_ts);
             let dead = lock.expires_at() < self.timestamps.latest_seen();
             if !dead {
                 let until = deadline.min(Instant::now() + LOOK_AGAIN);
@@ -144,7 +152,7 @@ impl Actor {
             }
             if dead || Instant::now() >= deadline {
                 // Its gateway asks what became of the other one, and comes back.
-                keep_for_a_while(here);
+                keep_for_a_while((here, edge));
                 return Err(Refusal::KeyLocked { key, lock });
             }
             place = Some(here);
@@ -188,6 +196,15 @@ impl Actor {
         action: Action,
         deadline: Instant,
     ) -> Result<Done, Refusal> {
+        if let Action::Resolve { commit_ts: Some(_), .. } = &action {
+            // All of its intents were there before it was committed; mostly none is left, and nobody need wait.
+            let looked = self.look_confirmed(&target, action.clone(), Timestamp::ZERO, deadline);
+            if let Looked::Ready { mutations, done, .. } = looked.await?
+                && mutations.is_empty()
+            {
+                return Ok(done);
+            }
+        }
         let latch = match action.scope() {
             Some(scope) => Some(latch(&mut target, scope, deadline).await?),
             None => None,
@@ -198,28 +215,7 @@ impl Actor {
             return self.check(&target, action, deadline).await;
         }
         let latch = latch.expect("whatever changes something has a scope");
-        let now = match &action {
-            // What is past its lifetime by this time was so when it is rolled back.
-            Action::Status { .. } => self.timestamps.get(deadline).await?,
-            _ => Timestamp::ZERO,
-        };
-        let (look, of) = (action.clone(), target.clone());
-        let looked = self
-            .reader
-            .unconfirmed(&target, deadline, move |view| {
-                view.look_for_intents(&of)?;
-                look.look(view, now)
-            })
-            .await;
-        let looked = match looked {
-            // That there is nothing to commit is an answer about the present, which a leader that has been
-            // replaced does not know.
-            Err(Refusal::Aborted) => {
-                let look = action.clone();
-                self.reader.confirmed(&target, deadline, move |view| look.look(view, now)).await?
-            }
-            looked => looked?,
-        };
+        let looked = self.look(&target, &action, deadline).await?;
         match looked {
             Looked::Ready { mutations, done, .. } if mutations.is_empty() => Ok(done),
             Looked::Ready { mutations, version, done } => {
@@ -251,6 +247,51 @@ impl Actor {
         }
     }
 
+    /// Looks under the latch: at what this leader knows, if no more than that is needed.
+    async fn look(
+        &self,
+        target: &Target,
+        action: &Action,
+        deadline: Instant,
+    ) -> Result<Looked, Refusal> {
+        let now = match action {
+            // What is past its lifetime by this time was so when it is rolled back.
+            Action::Status { .. } => self.timestamps.get(deadline).await?,
+            _ => Timestamp::ZERO,
+        };
+        let (look, of) = (action.clone(), target.clone());
+        let looked = self
+            .reader
+            .unconfirmed(target, deadline, move |view| {
+                view.look_for_intents(&of)?;
+                look.look(view, now)
+            })
+            .await;
+        match looked {
+            // That there is nothing to commit is an answer about the present, which a leader that has been
+            // replaced does not know.
+            Err(Refusal::Aborted) => {
+                self.look_confirmed(target, action.clone(), now, deadline).await
+            }
+            // The same of intents: its caller may conclude that none are left.
+            Ok(Looked::Ready { mutations, .. }) if mutations.is_empty() && action.leaves_none() => {
+                self.look_confirmed(target, action.clone(), now, deadline).await
+            }
+            looked => looked,
+        }
+    }
+
+    /// What the leader sees, if it is still the leader.
+    async fn look_confirmed(
+        &self,
+        target: &Target,
+        action: Action,
+        now: Timestamp,
+        deadline: Instant,
+    ) -> Result<Looked, Refusal> {
+        self.reader.confirmed(target, deadline, move |view| action.look(view, now)).await
+    }
+
     /// A check of reads is an answer about the present state: it is confirmed like a read.
     async fn check(
         &self,
@@ -258,10 +299,10 @@ impl Actor {
         action: Action,
         deadline: Instant,
     ) -> Result<Done, Refusal> {
-        let looked = self.reader.confirmed(target, deadline, move |view| {
-            action.look(view, Timestamp::ZERO).map(|_| ())
-        });
-        looked.await.map(|()| Done::Nothing)
+        match self.look_confirmed(target, action, Timestamp::ZERO, deadline).await? {
+            Looked::Ready { done, .. } => Ok(done),
+            _ => unreachable!("a check writes nothing"),
+        }
     }
 
     /// A timestamp from the oracle that lies above every read served, in flight from now on.

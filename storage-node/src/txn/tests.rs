@@ -168,7 +168,7 @@ async fn reads_that_changed_are_found() {
         keys: vec![bytes("c")],
         spans: vec![Span { start: b"f".to_vec(), end: b"h".to_vec() }],
     };
-    assert_eq!(node.act(check(node.oracle.now())).await, Ok(Done::Nothing));
+    assert_eq!(node.act(check(node.oracle.now())).await, Ok(Done::Checked(None)));
     let other = node.oracle.now();
     let commit =
         Action::CommitAtOnce { transaction: transaction(other, "g"), writes: puts(&["g"], "1") };

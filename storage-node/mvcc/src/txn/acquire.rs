@@ -2,10 +2,10 @@
 
 use super::history::look;
 use super::place::{check, value_mutations};
-use super::{Result, Transaction, Want};
-use crate::key::encode_key;
+use super::{ActionError, Result, Transaction, Want};
+use crate::key::{encode_key, versioned_key};
 use crate::read::get_committed;
-use crate::record::{LockKind, LockRecord};
+use crate::record::{LockKind, LockRecord, encode_value};
 use crate::{Mutation, TombstoneSet, Value};
 use bytes::Bytes;
 use rangedb_engine::{Family, Snapshot};
@@ -23,10 +23,10 @@ pub struct Hold {
 }
 
 /// Looks whether a tentative intent may be placed, or the own one changed. A call with a smaller sequence
-/// number than the intent's came late and changes nothing.
+/// number than the intent's came late and changes nothing; one with the same number is the same call again.
 ///
 /// # Errors
-/// `KeyLocked`, `WriteConflict` (if the transaction has a snapshot), `Aborted`, `Committed`.
+/// `KeyLocked`, `WriteConflict` (if the transaction has a snapshot), `Aborted`, `Committed`, `OutOfTurn`.
 pub fn acquire(
     snapshot: &dyn Snapshot,
     tombstones: &TombstoneSet,
@@ -36,7 +36,14 @@ pub fn acquire(
 ) -> Result<Hold> {
     let own = check(look(snapshot, tombstones, &key, txn.id)?, txn, &key)?;
     let want = match &own {
-        Some(own) if own.sequence >= txn.sequence || !own.tentative => None,
+        Some(own) if own.sequence > txn.sequence => None,
+        Some(own) if !own.tentative => return Err(ActionError::OutOfTurn { key: key.to_vec() }),
+        Some(own) if own.sequence == txn.sequence => {
+            if !says(snapshot, &key, own, &want)? {
+                return Err(ActionError::OutOfTurn { key: key.to_vec() });
+            }
+            None
+        }
         // What was written stays written; that the key is locked is true already.
         Some(_) if want.kind() == LockKind::Check => None,
         _ => Some(want),
@@ -44,6 +51,23 @@ pub fn acquire(
     // The own intent is no obstacle to its owner.
     let value = get_committed(snapshot, tombstones, &key, Timestamp::MAX)?;
     Ok(Hold { key, want, own, value })
+}
+
+/// Whether an intent is what a call wants.
+fn says(snapshot: &dyn Snapshot, key: &[u8], own: &LockRecord, want: &Want) -> Result<bool> {
+    if own.kind != want.kind() {
+        return Ok(false);
+    }
+    Ok(match want {
+        Want::Put(value) => match &own.short_value {
+            Some(short) => short[..] == value[..],
+            None => {
+                let stored = snapshot.get(Family::Data, &versioned_key(key, own.start_ts))?;
+                stored.is_some_and(|stored| stored[..] == encode_value(value)[..])
+            }
+        },
+        Want::Delete | Want::Check => true,
+    })
 }
 
 impl Hold {

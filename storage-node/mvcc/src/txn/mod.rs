@@ -59,6 +59,11 @@ pub enum ActionError {
     /// The intent there says that another key decides.
     #[error("the key is not the transaction's primary")]
     NotPrimary { key: Vec<u8> },
+    /// An earlier call with the same number wanted something else, or the transaction is being committed.
+    #[error(
+        "the transaction's last call failed and may be done: repeat it as it was, or roll back"
+    )]
+    OutOfTurn { key: Vec<u8> },
     /// A reader was promised that it commits no earlier.
     #[error("the transaction cannot commit below {least}")]
     CommitTooEarly { least: Timestamp },

@@ -9,7 +9,9 @@ use rangedb_engine::{Family, Snapshot};
 use rangedb_types::{Span, Timestamp};
 
 /// Checks that reads of keys and spans (cut to the range) at `snapshot_ts` would find the same at `commit_ts`. The
-/// caller has promised the range that nothing is written at or below `commit_ts` any more.
+/// caller has promised the range that nothing is written at or below `commit_ts` any more. After about `limit`
+/// versions of a span it leaves off, before the key that it gives: the rest of that span, and the spans after it,
+/// are not looked at.
 ///
 /// # Errors
 /// `WriteConflict`, or `KeyLocked` by an intent that may become a version at or below `commit_ts`.
@@ -20,7 +22,8 @@ pub fn check_reads(
     (snapshot_ts, commit_ts): (Timestamp, Timestamp),
     keys: &[impl AsRef<[u8]>],
     spans: &[Span],
-) -> Result<()> {
+    limit: usize,
+) -> Result<Option<Vec<u8>>> {
     for key in keys.iter().map(AsRef::as_ref) {
         let Found { lock, newest_foreign, .. } = look(snapshot, tombstones, key, id)?;
         if let Some(lock) = lock {
@@ -31,9 +34,18 @@ pub fn check_reads(
         }
     }
     for span in spans {
-        check_span(snapshot, tombstones, id, (snapshot_ts, commit_ts), span)?;
+        let times = (snapshot_ts, commit_ts);
+        let resume = check_versions(snapshot, id, snapshot_ts, span, limit)?;
+        let checked = match &resume {
+            Some(resume) => Span { start: span.start.clone(), end: resume.clone() },
+            None => span.clone(),
+        };
+        check_locks(snapshot, tombstones, id, times, &checked)?;
+        if resume.is_some() {
+            return Ok(resume);
+        }
     }
-    Ok(())
+    Ok(None)
 }
 
 fn check_lock(id: Timestamp, commit_ts: Timestamp, key: &[u8], lock: LockRecord) -> Result<()> {
@@ -43,7 +55,8 @@ fn check_lock(id: Timestamp, commit_ts: Timestamp, key: &[u8], lock: LockRecord)
     Ok(())
 }
 
-fn check_span(
+/// Checks a span for intents, and for deletions of spans.
+fn check_locks(
     snapshot: &dyn Snapshot,
     tombstones: &TombstoneSet,
     id: Timestamp,
@@ -62,10 +75,29 @@ fn check_span(
     if let Some(version) = tombstones.newest_over(span).filter(|newest| *newest > snapshot_ts) {
         return Err(ActionError::WriteConflict { key: span.start.clone(), version });
     }
+    Ok(())
+}
+
+/// Checks a span for newer versions, up to the key that it gives.
+fn check_versions(
+    snapshot: &dyn Snapshot,
+    id: Timestamp,
+    snapshot_ts: Timestamp,
+    span: &Span,
+    limit: usize,
+) -> Result<Option<Vec<u8>>> {
+    let held = bounds(span);
     let mut writes = snapshot.iterator(Family::Write, &held.lower, &held.upper)?;
     let mut valid = writes.seek_to_first()?;
+    let (mut seen, mut last) = (0, Vec::new());
     while valid {
         let (encoded, version) = split_version(Family::Write, writes.key())?;
+        seen += 1;
+        if seen == limit {
+            last = encoded.to_vec();
+        } else if seen > limit && last != encoded {
+            return Ok(Some(decode_key(Family::Write, encoded)?));
+        }
         if version > snapshot_ts {
             let record = WriteRecord::decode(writes.value())?;
             if !record.kind.is_passed_over() && record.start_ts != id {
@@ -75,5 +107,5 @@ fn check_span(
         }
         valid = writes.next()?;
     }
-    Ok(())
+    Ok(None)
 }

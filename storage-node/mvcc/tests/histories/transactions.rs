@@ -122,8 +122,9 @@ fn checked(history: &History, words: &Words<'_>) -> Result<String, ActionError> 
         .collect();
     let keys: Vec<_> = words.bare[2..].iter().filter(|key| **key != "-").collect();
     let times = (txn.snapshot_ts, at(words, "at").expect("at="));
-    check_reads(&*snapshot, &tombstones, txn.id, times, &keys, &spans)?;
-    Ok("unchanged".to_owned())
+    let limit = words.number("limit").map_or(usize::MAX, |n| usize::try_from(n).expect("small"));
+    let resume = check_reads(&*snapshot, &tombstones, txn.id, times, &keys, &spans, limit)?;
+    Ok(resume.map_or("unchanged".to_owned(), |key| format!("unchanged, resume {}", text(&key))))
 }
 
 fn plans(
