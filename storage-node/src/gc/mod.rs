@@ -11,6 +11,7 @@ mod pass;
 
 pub use abandoned::{Abandoned, Taken};
 
+use crate::access::RangeStates;
 use crate::heartbeat::ClusterSettings;
 use crate::store::Store;
 use pass::{Pass, PassEnd};
@@ -52,6 +53,7 @@ struct Known {
 pub struct Collector {
     pub store: Store,
     pub engine: Arc<dyn Engine>,
+    pub states: Arc<RangeStates>,
     pub placement: Arc<PlacementClient>,
     pub settings: watch::Receiver<ClusterSettings>,
     pub abandoned: Arc<Abandoned>,
@@ -115,7 +117,9 @@ impl Collector {
                 continue;
             }
             let (engine, abandoned) = (&self.engine, &*self.abandoned);
-            let pass = Pass { engine, handle: &handle, leadership, safe_point, abandoned };
+            let state = self.states.of(range_id, handle.replica_id());
+            let stamps = &*state.stamps;
+            let pass = Pass { engine, handle: &handle, stamps, leadership, safe_point, abandoned };
             match pass.run().await {
                 Ok(PassEnd { more_later }) => {
                     let applied_index = handle.applied_index();

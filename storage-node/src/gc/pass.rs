@@ -2,6 +2,7 @@
 
 use super::{Abandoned, metrics};
 use crate::store::{Leadership, ProposeError, ReplicaHandle};
+use crate::write::Stamps;
 use rangedb_engine::Engine;
 use rangedb_mvcc::collect::{CollectLimits, Garbage, collect, rest_of, spent_tombstones};
 use rangedb_mvcc::state::{GcState, RangeRecord as _};
@@ -27,6 +28,8 @@ pub(super) enum PassError {
     Mvcc(#[from] MvccError),
     #[error(transparent)]
     Intents(#[from] ActionError),
+    #[error("writes from before the safe point are still under way")]
+    UnderWay,
     #[error("the node is stopping")]
     Stopping,
 }
@@ -40,6 +43,7 @@ pub(super) struct PassEnd {
 pub(super) struct Pass<'a> {
     pub(super) engine: &'a Arc<dyn Engine>,
     pub(super) handle: &'a ReplicaHandle,
+    pub(super) stamps: &'a Stamps,
     /// As it was when the pass began: once the bounds change, nothing it proposes is applied.
     pub(super) leadership: Leadership,
     pub(super) safe_point: Timestamp,
@@ -51,6 +55,11 @@ impl Pass<'_> {
         let range = self.handle.descriptor();
         if range.epoch.version != self.leadership.epoch.version {
             return Err(ProposeError::EpochMismatch.into());
+        }
+        // Writes of one key may be applied in another order than their versions': what an older one is
+        // under way to would be found by nobody who saw the newer one removed.
+        if !self.stamps.close(self.leadership.term, self.safe_point) {
+            return Err(PassError::UnderWay);
         }
         let mut span = range.span.clone();
         let mut end = PassEnd { more_later: false };

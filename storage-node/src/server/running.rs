@@ -153,6 +153,7 @@ pub(super) async fn bring_up(
     let collector = Collector {
         store: store.clone(),
         engine: Arc::clone(&opened.engine),
+        states: Arc::clone(&states),
         placement: Arc::clone(&context.placement),
         settings: context.cluster_settings.subscribe(),
         abandoned,
