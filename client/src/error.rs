@@ -169,9 +169,12 @@ fn judge_detail(code: Code, message: &str, detail: &ErrorDetail) -> Option<Verdi
             Kind::WriteConflict(_)
             | Kind::TransactionAborted(_)
             | Kind::TransactionExpired(_)
-            | Kind::TransactionCommitted(_)
             | Kind::Deadlock(_),
         ) => Verdict::Final(Error::Conflict { message }),
+        // Nothing to be done again: all of it was applied.
+        Some(Kind::TransactionCommitted(_)) => {
+            Verdict::Final(Error::Invalid { field: "transaction".to_owned(), message })
+        }
         Some(Kind::KeyLocked(_)) => Verdict::NotApplied(Error::Conflict { message }),
         Some(Kind::NotImplemented(_)) => Verdict::Final(Error::NotImplemented { message }),
         Some(Kind::SystemKeyRefused(_)) => Verdict::Final(Error::Refused { message }),

@@ -86,7 +86,9 @@ impl Failure {
             Self::SystemKey(_) => Code::PermissionDenied,
             Self::NotImplemented { .. } => Code::Unimplemented,
             Self::ConditionFailed { .. } => Code::FailedPrecondition,
-            Self::RangeUnavailable { .. } | Self::PlacementUnavailable { .. } => Code::Unavailable,
+            Self::RangeUnavailable { .. }
+            | Self::PlacementUnavailable { .. }
+            | Self::SeveralRanges => Code::Unavailable,
             Self::Overloaded => Code::ResourceExhausted,
             Self::OutcomeUnknown { .. } | Self::TransactionUnknown { .. } => Code::Unknown,
             Self::Fenced { .. }
@@ -96,7 +98,7 @@ impl Failure {
             | Self::Expired
             | Self::Committed { .. }
             | Self::KeyLocked { .. } => Code::Aborted,
-            Self::CommitTooEarly { .. } | Self::SeveralRanges => Code::Internal,
+            Self::CommitTooEarly { .. } => Code::Internal,
             Self::Corrupt { .. } => Code::DataLoss,
             Self::TooLarge { .. } => Code::OutOfRange,
             Self::Internal { .. } => Code::Internal,
@@ -114,6 +116,7 @@ impl Failure {
             | Self::Deadlock { .. }
             | Self::Expired
             | Self::KeyLocked { .. }
+            | Self::SeveralRanges
             | Self::Overloaded => RetryAdvice::Safe,
             Self::OutcomeUnknown { .. } | Self::TransactionUnknown { .. } => {
                 RetryAdvice::OutcomeUnknown

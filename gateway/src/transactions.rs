@@ -8,7 +8,7 @@ use crate::errors::Failure;
 use crate::metrics::Method;
 use crate::transaction::{
     AtKey as _, Held, Isolation, Reads, Token, Tokens, Want, Write, acquire, commit, commit_held,
-    end, renew, roll_back_held,
+    end, fate_of, renew, roll_back_held,
 };
 use crate::validation;
 use bytes::Bytes;
@@ -45,14 +45,48 @@ pub struct TransactionsService {
 struct Brought {
     token: Bytes,
     writes: Writes,
-    reads: Option<Reads>,
+    reads: Option<Seen>,
 }
+
+/// Most writes, and most reads, of one transaction: even the smallest take some memory.
+const ITEMS_MAX: usize = 1_000_000;
 
 /// Writes as they come in.
 #[derive(Default)]
 pub struct Writes {
     writes: Vec<Write>,
     bytes: usize,
+}
+
+/// Reads as they come in.
+#[derive(Default)]
+struct Seen {
+    reads: Reads,
+    bytes: usize,
+}
+
+impl Seen {
+    fn add(&mut self, reads: v1::TransactionReads) -> Result<(), Failure> {
+        for key in &reads.keys {
+            validation::key("reads.keys", key)?;
+        }
+        self.bytes += reads.keys.iter().map(Bytes::len).sum::<usize>();
+        self.reads.keys.extend(reads.keys);
+        for span in reads.spans {
+            validation::span(&span.start, &span.end)?;
+            self.bytes += span.start.len() + span.end.len();
+            self.reads.spans.push((span.start, span.end));
+        }
+        let items = self.reads.keys.len() + self.reads.spans.len();
+        if self.bytes > BATCH_BYTES_MAX || items > ITEMS_MAX {
+            let words = format!(
+                "a serializable transaction reads {ITEMS_MAX} keys and spans at most, of {} MiB together",
+                BATCH_BYTES_MAX >> 20
+            );
+            return Err(Failure::TooLarge { message: words });
+        }
+        Ok(())
+    }
 }
 
 impl Writes {
@@ -69,6 +103,11 @@ impl Writes {
                 BATCH_BYTES_MAX >> 20
             );
             return Err(Failure::TooLarge { message: words });
+        }
+        if self.writes.len() >= ITEMS_MAX {
+            let message =
+                format!("a transaction writes {ITEMS_MAX} keys at most; cut it in several");
+            return Err(Failure::TooLarge { message });
         }
         self.writes.push(write);
         Ok(())
@@ -115,7 +154,9 @@ impl TransactionsService {
     async fn do_begin(&self, request: Request<BeginRequest>) -> Result<BeginResponse, Failure> {
         let deadline = deadline::of_call(request.metadata(), self.request_timeout)?;
         let request = request.into_inner();
-        let isolation = match request.isolation() {
+        let known = v1::Isolation::try_from(request.isolation)
+            .map_err(|_| Failure::invalid("isolation", "there is no such level of isolation"))?;
+        let isolation = match known {
             v1::Isolation::Unspecified | v1::Isolation::Snapshot => Isolation::Snapshot,
             v1::Isolation::ReadCommitted => Isolation::ReadCommitted,
             v1::Isolation::Serializable => Isolation::Serializable,
@@ -147,7 +188,7 @@ impl TransactionsService {
                 let words = "a serializable transaction commits with what it has read";
                 return Err(Failure::invalid("reads", words));
             }
-            (Isolation::Serializable, reads) => reads.map(sorted),
+            (Isolation::Serializable, reads) => reads.map(|seen| sorted(seen.reads)),
             _ => None,
         };
         let writes = brought.writes.all_in_order().await?;
@@ -160,7 +201,7 @@ impl TransactionsService {
         }
         let now = self.dispatcher.timestamp(deadline).await?;
         if token.is_expired(now) {
-            return Err(Failure::Expired);
+            return self.committed_before(token.id, &writes[0].key, deadline).await;
         }
         let dispatcher = Arc::clone(&self.dispatcher);
         let committing =
@@ -180,12 +221,31 @@ impl TransactionsService {
             let words = "a pessimistic transaction writes with Acquire, before its Commit";
             return Err(Failure::invalid("writes", words));
         }
-        let now = self.now(&token, deadline).await?;
+        let now = self.dispatcher.timestamp(deadline).await?;
+        if token.is_expired(now) {
+            return match token.held.map(|held| held.primary).filter(|key| !key.is_empty()) {
+                Some(primary) => self.committed_before(token.id, &primary, deadline).await,
+                None => Err(Failure::Expired),
+            };
+        }
         let dispatcher = Arc::clone(&self.dispatcher);
         let committing =
             async move { commit_held(&dispatcher, &token, now, reads, deadline).await };
         let version = self.dispatcher.do_whole(committing).await?;
         Ok(CommitResponse { version: version.0 })
+    }
+
+    /// What an earlier Commit of a transaction came to that has expired since. If there was none, there will be none.
+    async fn committed_before(
+        &self,
+        id: Timestamp,
+        primary: &Bytes,
+        deadline: Instant,
+    ) -> Result<CommitResponse, Failure> {
+        match fate_of(&self.dispatcher, id, primary, deadline).await? {
+            Some(version) => Ok(CommitResponse { version: version.0 }),
+            None => Err(Failure::Expired),
+        }
     }
 
     /// The oracle's time, if the transaction may still go on.
@@ -250,13 +310,18 @@ impl TransactionsService {
     ) -> Result<RollbackResponse, Failure> {
         let deadline = deadline::of_call(request.metadata(), self.request_timeout)?;
         let request = request.into_inner();
-        let token = self.tokens.read(&request.token, deadline).await?;
-        if token.held.is_some() {
+        let mut token = self.tokens.read(&request.token, deadline).await?;
+        if !request.key.is_empty() {
+            validation::key("key", &request.key)?;
+        }
+        if let Some(held) = &mut token.held {
+            if !request.key.is_empty() {
+                held.add(&request.key);
+            }
             roll_back_held(&self.dispatcher, &token, deadline).await?;
             return Ok(RollbackResponse {});
         }
         if !request.key.is_empty() {
-            validation::key("key", &request.key)?;
             end(&self.dispatcher, token.id, &request.key, deadline).await?;
         }
         Ok(RollbackResponse {})
@@ -289,12 +354,7 @@ async fn gather(mut messages: Streaming<CommitRequest>) -> Result<Brought, Failu
             brought.writes.add(write)?;
         }
         if let Some(reads) = message.reads {
-            let all = brought.reads.get_or_insert_default();
-            all.keys.extend(reads.keys);
-            for span in reads.spans {
-                validation::span(&span.start, &span.end)?;
-                all.spans.push((span.start, span.end));
-            }
+            brought.reads.get_or_insert_default().add(reads)?;
         }
     }
     Ok(brought)

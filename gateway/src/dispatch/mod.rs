@@ -130,7 +130,8 @@ impl Dispatcher {
                     let passed = obstacle.pass(self, operation.to_mut(), &intent);
                     if let Err(failure) = Box::pin(passed).await {
                         // What was sent before may still be on its way.
-                        let unknown = call.maybe_applied();
+                        let is_retry = operation.identity().is_some_and(|it| it.retry);
+                        let unknown = call.maybe_applied() || is_retry;
                         return Err(if unknown { call.give_up(&operation) } else { failure });
                     }
                     continue;

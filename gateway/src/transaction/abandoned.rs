@@ -14,6 +14,7 @@ use rangedb_proto::internal::v1::node_action::{self, Kind};
 use rangedb_proto::internal::v1::node_client::NodeClient;
 use rangedb_proto::internal::v1::{OpenPrimary, TakeAbandonedRequest, TakeAbandonedResponse};
 use rangedb_types::Timestamp;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -28,8 +29,9 @@ const FOUND_BYTES_MAX: usize = 16 << 20;
 /// How long settling one intent may take, and one transaction's keys in all ranges.
 const INTENT_TIMEOUT: Duration = Duration::from_secs(5);
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
-/// Of what one node has found, how much may fail before the rest is left.
-const FAILURES_MAX: usize = 3;
+/// Of what one node has found, how many transactions may fail before the rest of its intents, or of its primaries,
+/// is left.
+const FAILURES_MAX: usize = 8;
 
 /// Settles what nodes find, one piece at a time, until it is cancelled.
 pub async fn settle_abandoned(dispatcher: Arc<Dispatcher>, stop: CancellationToken) {
@@ -64,35 +66,43 @@ async fn fetch(node: &Node) -> Option<TakeAbandonedResponse> {
 
 /// Settles one by one. Where ranges are away it leaves off soon, for the sake of other nodes' finds.
 async fn settle(dispatcher: &Dispatcher, found: TakeAbandonedResponse) {
-    let mut failures = 0;
+    let mut failed = HashSet::new();
     for intent in &found.intents {
-        let deadline = Instant::now() + INTENT_TIMEOUT;
-        let settled = obstacle::settle_if_over(dispatcher, intent, deadline).await;
-        failures += note(dispatcher, intent.id, settled);
-        if failures >= FAILURES_MAX {
-            return;
+        if failed.len() >= FAILURES_MAX {
+            break;
+        }
+        // What failed for one intent fails for the next of its transaction: its primary is away.
+        if !failed.contains(&intent.id) {
+            let deadline = Instant::now() + INTENT_TIMEOUT;
+            let settled = obstacle::settle_if_over(dispatcher, intent, deadline).await;
+            note(dispatcher, intent.id, settled, &mut failed);
         }
     }
+    failed.clear();
     for primary in &found.primaries {
-        let settled = close(dispatcher, primary).await.map(|()| true);
-        failures += note(dispatcher, primary.id, settled);
-        if failures >= FAILURES_MAX {
-            return;
+        if failed.len() >= FAILURES_MAX {
+            break;
         }
+        let settled = close(dispatcher, primary).await.map(|()| true);
+        note(dispatcher, primary.id, settled, &mut failed);
     }
 }
 
-/// Counts what was settled; gives the number of failures.
-fn note(dispatcher: &Dispatcher, id: u64, settled: Result<bool, Failure>) -> usize {
+/// Counts what was settled, and remembers what was not.
+fn note(
+    dispatcher: &Dispatcher,
+    id: u64,
+    settled: Result<bool, Failure>,
+    failed: &mut HashSet<u64>,
+) {
     match settled {
         Ok(true) => dispatcher.metrics.abandoned_settled.inc(),
         Ok(false) => {}
         Err(error) => {
             tracing::debug!(%error, id, "what a transaction left is not settled yet");
-            return 1;
+            failed.insert(id);
         }
     }
-    0
 }
 
 /// Settles a committed transaction wherever it has intents, so that nobody asks its primary any more.
