@@ -5,15 +5,18 @@ use anyhow::{Context as _, Result, ensure};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use rangedb_client::Client;
 use rangedb_client::proto::{
-    ListNodesRequest, ListRangesRequest, NodeStatus, RangeStatus, SetConfigRequest,
-    SplitRangeRequest, VerifyRangeRequest, split_range_request::At,
+    GetRangeRequest, ListNodesRequest, ListRangesRequest, NodeStatus, RangeStatus,
+    SetConfigRequest, SplitRangeRequest, VerifyRangeRequest, split_range_request::At,
 };
 use std::time::Duration;
+use tonic::{Code, Request};
 
 /// From the last node's start until every range has its copies, on a busy machine.
 pub const REPLICATION_LIMIT: Duration = Duration::from_secs(90);
 /// How long it may take until all replicas of a range can be compared.
 pub const VERIFY_LIMIT: Duration = Duration::from_secs(60);
+/// How long one comparison may take: one that meets a replica on its way out waits for it to the end.
+const VERIFY_ATTEMPT: Duration = Duration::from_secs(15);
 const VERIFIED_AT_A_TIME: usize = 16;
 
 /// All ranges.
@@ -75,14 +78,22 @@ pub async fn consistent(client: &Client) -> Result<usize> {
 
 async fn consistent_range(client: &Client, range: &RangeStatus) -> Result<usize> {
     let answer = wait::until("every replica answers", VERIFY_LIMIT, async || {
-        let request = VerifyRangeRequest { range_id: range.range_id };
+        // It may still be moved, or be merged into another one.
+        let request = GetRangeRequest { range_id: range.range_id };
+        let now = match client.admin().get_range(request).await {
+            Err(status) if status.code() == Code::NotFound => return Ok(None),
+            answer => answer?.into_inner().range.context("no range in the answer")?,
+        };
+        let mut request = Request::new(VerifyRangeRequest { range_id: range.range_id });
+        request.set_timeout(VERIFY_ATTEMPT);
         let answer = client.admin().verify_range(request).await?.into_inner();
         let silent = answer.replicas.iter().find(|replica| !replica.error.is_empty());
         ensure!(silent.is_none(), "{silent:?}");
-        ensure!(answer.replicas.len() == range.replicas.len(), "{answer:?}");
-        Ok(answer)
+        ensure!(answer.replicas.len() == now.replicas.len(), "{answer:?}");
+        Ok(Some(answer))
     })
     .await?;
+    let Some(answer) = answer else { return Ok(0) };
     ensure!(answer.consistent, "replicas differ: {answer:?}");
     let first = answer.replicas.first().context("a range has replicas")?;
     ensure!(

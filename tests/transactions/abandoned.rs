@@ -1,6 +1,7 @@
 //! What dead clients and gateways leave is settled, though nobody meets it.
 
 use anyhow::{Context as _, Result, ensure};
+use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use rangedb_client::{Client, TransactionOptions};
@@ -19,6 +20,12 @@ const LOCKS: usize = 12;
 /// Keys of one of the transactions that a gateway is killed in: enough for two rounds.
 const KEYS: usize = 600;
 const AT_ONCE: usize = 6;
+/// Small transactions at a time beside them, which are done once their intents are there.
+const SMALL_AT_ONCE: usize = 4;
+/// How long those go on before the large ones.
+const SMALL_BEFORE: Duration = Duration::from_secs(2);
+/// How long a commit may take; the gateway is dead by then.
+const COMMIT_LIMIT: Duration = Duration::from_secs(5);
 
 async fn sum_of_nodes(cluster: &Processes) -> Result<f64> {
     let mut sum = 0.0;
@@ -41,22 +48,81 @@ async fn lock_and_forget(client: &Client) -> Result<()> {
     Ok(())
 }
 
-/// Writes transactions by way of a gateway that is killed as soon as one of them is acknowledged: that one is
+/// What was acknowledged.
+#[derive(Default)]
+struct Acknowledged {
+    large: Vec<usize>,
+    small: Vec<(usize, usize)>,
+}
+
+/// Small transactions one after the other, until one is not acknowledged: each writes a key of one range and
+/// deletes one of another.
+async fn small(client: &Client, task: usize) -> Vec<(usize, usize)> {
+    for number in 0.. {
+        let (written, deleted) = small_keys((task, number));
+        let commit = async {
+            client.put(deleted.clone(), "1").await?;
+            client.batch([(written, Some("1".into())), (deleted, None)]).await
+        };
+        if !matches!(tokio::time::timeout(COMMIT_LIMIT, commit).await, Ok(Ok(_))) {
+            return (0..number).map(|number| (task, number)).collect();
+        }
+    }
+    unreachable!("the gateway is killed")
+}
+
+fn small_keys((task, number): (usize, usize)) -> (Bytes, Bytes) {
+    let key = |range: &str| Bytes::from(format!("{range}/small/{task}/{number:04}"));
+    (key("b"), key("z"))
+}
+
+/// Writes transactions by way of a gateway that is killed as soon as a large one is acknowledged: that one is
 /// not cleaned up yet, and the others are somewhere between their beginning and that.
-async fn commit_and_kill(cluster: &mut Processes) -> Result<()> {
+async fn commit_and_kill(cluster: &mut Processes) -> Result<Acknowledged> {
     let client = Client::connect(vec![cluster.gateways[0].grpc.clone()]).await?;
+    let smalls: Vec<_> = (0..SMALL_AT_ONCE)
+        .map(|task| {
+            let client = client.clone();
+            tokio::spawn(async move { small(&client, task).await })
+        })
+        .collect();
+    wait::let_run(SMALL_BEFORE).await;
     let commit = async |transaction: usize| {
         let txn = client.begin(TransactionOptions::default()).await?;
         (0..KEYS).for_each(|number| txn.put(key(transaction, number), transaction.to_string()));
         // Whether it is heard of depends on when the gateway died.
-        let _ = tokio::time::timeout(Duration::from_secs(5), txn.commit()).await;
-        anyhow::Ok(())
+        let committed = tokio::time::timeout(COMMIT_LIMIT, txn.commit()).await;
+        anyhow::Ok(matches!(committed, Ok(Ok(_))).then_some(transaction))
     };
     let mut commits: FuturesUnordered<_> = (0..AT_ONCE).map(commit).collect();
-    commits.next().await.context("there are some")??;
+    let mut acknowledged = Acknowledged::default();
+    acknowledged.large.extend(commits.next().await.context("there are some")??);
     cluster.gateways[0].kill()?;
     while let Some(committed) = commits.next().await {
-        committed?;
+        acknowledged.large.extend(committed?);
+    }
+    for task in smalls {
+        acknowledged.small.extend(task.await?);
+    }
+    Ok(acknowledged)
+}
+
+/// All or nothing of each, and all of what was acknowledged.
+async fn judge(client: &Client, acknowledged: &Acknowledged) -> Result<()> {
+    for transaction in 0..AT_ONCE {
+        let mut there = 0;
+        for number in (0..KEYS).step_by(37) {
+            there += usize::from(client.get(key(transaction, number)).await?.is_some());
+        }
+        let all = (0..KEYS).step_by(37).count();
+        ensure!(there == 0 || there == all, "{transaction}: {there} of {all} keys");
+        let lost = there == 0 && acknowledged.large.contains(&transaction);
+        ensure!(!lost, "{transaction} was acknowledged");
+    }
+    for small in &acknowledged.small {
+        let (written, deleted) = small_keys(*small);
+        ensure!(client.get(written).await?.is_some(), "{small:?}: its write is lost");
+        ensure!(client.get(deleted).await?.is_none(), "{small:?}: its deletion is lost");
     }
     Ok(())
 }
@@ -75,7 +141,7 @@ async fn what_the_dead_left_is_settled_though_nobody_meets_it() -> Result<()> {
             split_at(&client, at.as_bytes()).await?;
         }
         lock_and_forget(&client).await?;
-        commit_and_kill(&mut cluster).await?;
+        let acknowledged = commit_and_kill(&mut cluster).await?;
         wait::until("the locks are settled", LIMIT, async || {
             let found = sum_of_nodes(&cluster).await?;
             ensure!(found >= LOCKS as f64, "{found} found");
@@ -89,16 +155,11 @@ async fn what_the_dead_left_is_settled_though_nobody_meets_it() -> Result<()> {
         for gateway in &cluster.gateways[1..] {
             settled += http::metric(&gateway.http, SETTLED).await?;
         }
-        println!("{settled} intents and records were settled");
+        let small = acknowledged.small.len();
+        println!("{settled} intents and records were settled; {small} small ones acknowledged");
+        ensure!(small > 10, "too few to tell anything");
         ensure!(settled > LOCKS as f64, "{settled}: nothing of the dead gateway");
-        for transaction in 0..AT_ONCE {
-            let mut there = 0;
-            for number in (0..KEYS).step_by(37) {
-                there += usize::from(client.get(key(transaction, number)).await?.is_some());
-            }
-            let all = (0..KEYS).step_by(37).count();
-            ensure!(there == 0 || there == all, "{transaction}: {there} of {all} keys");
-        }
+        judge(&client, &acknowledged).await?;
         cluster.finish(PEER_LOST).await?;
     }
     Ok(())

@@ -10,6 +10,7 @@ mod figures;
 mod holds;
 mod levels;
 mod pessimistic;
+mod program;
 mod refusals;
 mod spread;
 mod waiting;

@@ -3,11 +3,12 @@
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use futures::stream;
+use rangedb_client::proto::key_value_client::KeyValueClient;
 use rangedb_client::proto::transaction_write::{Check, Want};
 use rangedb_client::proto::transactions_client::TransactionsClient;
 use rangedb_client::proto::{
-    BeginRequest, CommitRequest, Isolation as Level, RollbackRequest, TransactionReads,
-    TransactionWrite, error_detail::Kind,
+    AcquireRequest, BatchRequest, BeginRequest, CommitRequest, Isolation as Level, RollbackRequest,
+    TransactionReads, TransactionWrite, error_detail::Kind,
 };
 use rangedb_client::{Client, Error, Isolation, TransactionOptions};
 use rangedb_proto::error::detail_of;
@@ -117,6 +118,14 @@ async fn what_makes_no_sense_is_refused_and_nothing_is_applied() -> Result<()> {
         refused.as_ref().is_err_and(|s| s.message().contains("`a` is written twice")),
         "{refused:?}"
     );
+    let unknown = BeginRequest { isolation: 9, ..Default::default() };
+    let refused = cluster.rpc[0].clone().begin(unknown).await;
+    ensure!(refused.as_ref().is_err_and(|s| s.code() == Code::InvalidArgument), "{refused:?}");
+    let twice = vec![put("a", "1"), put("a", "2")];
+    let mut keys =
+        KeyValueClient::connect(format!("http://{}", cluster.cluster.endpoints()[0])).await?;
+    let refused = keys.batch(BatchRequest { writes: twice }).await;
+    ensure!(refused.as_ref().is_err_and(|s| s.code() == Code::InvalidArgument), "{refused:?}");
     let (serializable, _) = cluster.begin(Level::Serializable).await?;
     let refused = cluster.commit(0, &serializable, vec![put("a", "1")], None).await;
     ensure!(refused.as_ref().is_err_and(|s| s.code() == Code::InvalidArgument), "{refused:?}");
@@ -145,9 +154,87 @@ async fn what_makes_no_sense_is_refused_and_nothing_is_applied() -> Result<()> {
         "{refused:?}"
     );
 
+    // The gateway has limits of its own, for those who do without the SDK.
+    let (token, _) = cluster.begin(Level::Snapshot).await?;
+    let messages = (0..65).map(move |number| {
+        let want = Some(Want::Put(value.clone()));
+        let write = TransactionWrite { key: format!("large/{number:02}").into(), want };
+        CommitRequest { token: token.clone(), writes: vec![write], reads: None }
+    });
+    let refused = cluster.rpc[0].clone().commit(stream::iter(messages)).await;
+    ensure!(refused.as_ref().is_err_and(|s| s.code() == Code::OutOfRange), "{refused:?}");
+
     for key in ["a", "b", "z", "large/00"] {
         ensure!(cluster.client.get(key).await?.is_none(), "{key} was written");
     }
+    cluster.cluster.finish(&[]).await
+}
+
+/// The first Commit's answer may have been lost, and time has passed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_is_repeated_after_its_time_gives_the_first_ones_answer() -> Result<()> {
+    let cluster = start().await?;
+    let limit = Duration::from_secs(1);
+    let begin = async |pessimistic| -> Result<Bytes> {
+        let timeout_ms = u64::try_from(limit.as_millis())?;
+        let request = BeginRequest { timeout_ms, pessimistic, ..Default::default() };
+        Ok(cluster.rpc[0].clone().begin(request).await?.into_inner().token)
+    };
+    let writes = || vec![put("a", "1"), put("z", "1")];
+    let (token, never, held) = (begin(false).await?, begin(false).await?, begin(true).await?);
+    let first = cluster.commit(0, &token, writes(), None).await?;
+    let acquire = AcquireRequest { token: held, writes: vec![put("h", "1")], read: false };
+    let held = cluster.rpc[0].clone().acquire(acquire).await?.into_inner().token;
+    let first_held = cluster.commit(0, &held, Vec::new(), None).await?;
+    wait::let_run(limit + Duration::from_millis(200)).await;
+    ensure!(cluster.commit(1, &token, writes(), None).await? == first, "another answer");
+    ensure!(cluster.commit(1, &held, Vec::new(), None).await? == first_held, "another answer");
+    let late = cluster.commit(1, &never, vec![put("b", "1")], None).await;
+    let late = late.err().context("its time is over")?;
+    ensure!(matches!(kind(&late), Some(Kind::TransactionExpired(_))), "{late}");
+    let acquire = AcquireRequest { token: begin(true).await?, ..Default::default() };
+    wait::let_run(limit + Duration::from_millis(200)).await;
+    let acquire = AcquireRequest { writes: vec![put("c", "1")], ..acquire };
+    let late = cluster.rpc[1].clone().acquire(acquire).await.err().context("its time is over")?;
+    ensure!(matches!(kind(&late), Some(Kind::TransactionExpired(_))), "{late}");
+    for key in ["b", "c"] {
+        ensure!(cluster.client.get(key).await?.is_none(), "{key} was written");
+    }
+    cluster.cluster.finish(&[]).await
+}
+
+/// Of a pessimistic transaction whose calls come by hand.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pessimistic_transaction_ends_once() -> Result<()> {
+    let cluster = start().await?;
+    let begin = async || -> Result<Bytes> {
+        let request = BeginRequest { pessimistic: true, ..Default::default() };
+        Ok(cluster.rpc[0].clone().begin(request).await?.into_inner().token)
+    };
+    let acquire = async |token: &Bytes, write| {
+        let request = AcquireRequest { token: token.clone(), writes: vec![write], read: false };
+        cluster.rpc[1].clone().acquire(request).await.map(|answer| answer.into_inner().token)
+    };
+    let begun = begin().await?;
+    let held = acquire(&begun, put("a", "1")).await?;
+    // With the same token it is the same call, and must say the same.
+    acquire(&begun, put("a", "1")).await?;
+    let other = acquire(&begun, put("a", "2")).await.err().context("another call")?;
+    ensure!(other.code() == Code::InvalidArgument, "{other}");
+    let held = acquire(&held, put("z", "1")).await?;
+    let version = cluster.commit(0, &held, Vec::new(), None).await?;
+    ensure!(cluster.commit(1, &held, Vec::new(), None).await? == version, "another answer");
+    let late = cluster.roll_back(&held, "").await.err().context("it is committed")?;
+    ensure!(matches!(kind(&late), Some(Kind::TransactionCommitted(_))), "{late}");
+    for key in ["a", "z"] {
+        let found = cluster.client.get(key).await?.context("written")?;
+        ensure!((&found.value[..], found.version.0) == (&b"1"[..], version), "{key}: {found:?}");
+    }
+    let held = acquire(&begin().await?, put("b", "1")).await?;
+    cluster.roll_back(&held, "").await?;
+    let late = cluster.commit(0, &held, Vec::new(), None).await.err().context("rolled back")?;
+    ensure!(matches!(kind(&late), Some(Kind::TransactionAborted(_))), "{late}");
+    ensure!(cluster.client.get("b").await?.is_none(), "it was written");
     cluster.cluster.finish(&[]).await
 }
 
