@@ -199,7 +199,7 @@ impl TransactionsService {
             // A snapshot is as good as a serial place of its own.
             return Ok(CommitResponse { version: token.id.0 });
         }
-        let now = self.dispatcher.timestamp(deadline).await?;
+        let now = self.about_now(deadline).await?;
         if token.is_expired(now) {
             return self.committed_before(token.id, &writes[0].key, deadline).await;
         }
@@ -221,7 +221,7 @@ impl TransactionsService {
             let words = "a pessimistic transaction writes with Acquire, before its Commit";
             return Err(Failure::invalid("writes", words));
         }
-        let now = self.dispatcher.timestamp(deadline).await?;
+        let now = self.about_now(deadline).await?;
         if token.is_expired(now) {
             return match token.held.map(|held| held.primary).filter(|key| !key.is_empty()) {
                 Some(primary) => self.committed_before(token.id, &primary, deadline).await,
@@ -248,6 +248,20 @@ impl TransactionsService {
         }
     }
 
+    /// The oracle's time, or a little later, without asking it: for what counts in seconds.
+    async fn about_now(&self, deadline: Instant) -> Result<Timestamp, Failure> {
+        match self.dispatcher.timestamps.estimate() {
+            Some(now) => Ok(now),
+            None => self.dispatcher.timestamp(deadline).await,
+        }
+    }
+
+    /// The same, if the transaction may still go on.
+    async fn time_left(&self, token: &Token, deadline: Instant) -> Result<Timestamp, Failure> {
+        let now = self.about_now(deadline).await?;
+        if token.is_expired(now) { Err(Failure::Expired) } else { Ok(now) }
+    }
+
     /// The oracle's time, if the transaction may still go on.
     async fn now(&self, token: &Token, deadline: Instant) -> Result<Timestamp, Failure> {
         let now = self.dispatcher.timestamp(deadline).await?;
@@ -271,7 +285,7 @@ impl TransactionsService {
             return Err(Failure::invalid("writes", "no key is asked for"));
         }
         let keys: Vec<Bytes> = writes.iter().map(|write| write.key.clone()).collect();
-        let now = self.now(&token, deadline).await?;
+        let now = self.time_left(&token, deadline).await?;
         let taken = (writes, request.read);
         let (values, token) = acquire(&self.dispatcher, &token, now, taken, deadline).await?;
         let values = asked.iter().filter_map(|key| keys.binary_search(key).ok()).map(|at| {
@@ -299,7 +313,7 @@ impl TransactionsService {
     async fn do_renew(&self, request: Request<RenewRequest>) -> Result<RenewResponse, Failure> {
         let deadline = deadline::of_call(request.metadata(), self.request_timeout)?;
         let token = self.tokens.read(&request.into_inner().token, deadline).await?;
-        let now = self.now(&token, deadline).await?;
+        let now = self.time_left(&token, deadline).await?;
         renew(&self.dispatcher, &token, now, deadline).await?;
         Ok(RenewResponse {})
     }

@@ -154,7 +154,7 @@ pub async fn commit_read(
 }
 
 /// Commits what a transaction wants to write, in the order of the keys, each once, at least one.
-/// `reads` are those of a serializable one, `now` is of the oracle.
+/// `reads` are those of a serializable one, `now` is about the oracle's time.
 ///
 /// # Errors
 /// As [`write_all`].
