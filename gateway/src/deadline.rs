@@ -7,9 +7,9 @@ use tonic::metadata::MetadataMap;
 
 /// The longest deadline a caller can ask for; the header allows years.
 const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
-/// Part of a caller's time that is kept for the way back, so that our typed answer arrives before
-/// the caller (or the transport, which reads the same header) gives up.
-const ANSWER_MARGIN_MAX: Duration = Duration::from_millis(50);
+/// A tenth of a caller's time, and at most this, is kept for the way back, so that our typed answer arrives before
+/// the caller (or the transport, which reads the same header) gives up, also where processors are busy.
+const ANSWER_MARGIN_MAX: Duration = Duration::from_millis(100);
 
 /// The deadline of a call that arrives now.
 ///
@@ -25,7 +25,7 @@ pub fn of_call(metadata: &MetadataMap, default: Duration) -> Result<Instant, Fai
         .and_then(parse)
         .ok_or_else(|| Failure::invalid("grpc-timeout", "the grpc-timeout header is malformed"))?
         .min(TIMEOUT_MAX);
-    Ok(Instant::now() + (timeout - (timeout / 20).min(ANSWER_MARGIN_MAX)))
+    Ok(Instant::now() + (timeout - (timeout / 10).min(ANSWER_MARGIN_MAX)))
 }
 
 /// Whether the caller named a deadline himself.
