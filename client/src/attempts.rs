@@ -15,10 +15,21 @@ const PAUSE_LONGEST: Duration = Duration::from_millis(400);
 const ATTEMPT_SHARE: u32 = 2;
 const ATTEMPT_SHORTEST: Duration = Duration::from_millis(500);
 
+/// How much of the time that is left one attempt gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// A part, where there is another gateway.
+    Shared,
+    /// All of it: the call is long even where nothing hangs, and what it began is lost when it ends. A gateway
+    /// that does not answer at all is found out by keepalive.
+    Whole,
+}
+
 /// One call under way.
 #[derive(Debug)]
 pub struct Attempts {
     deadline: Instant,
+    patience: Patience,
     /// The write's identity; `None` for reads.
     write: Option<WriteId>,
     maybe_applied: bool,
@@ -28,7 +39,14 @@ pub struct Attempts {
 impl Attempts {
     pub fn new(timeout: Duration, write: Option<WriteId>) -> Self {
         let deadline = Instant::now() + timeout;
-        Self { deadline, write, maybe_applied: false, pause: PAUSE_FIRST }
+        let patience = Patience::Shared;
+        Self { deadline, patience, write, maybe_applied: false, pause: PAUSE_FIRST }
+    }
+
+    #[must_use]
+    pub const fn with(mut self, patience: Patience) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// True if an earlier attempt may have been applied: the next one must say that it is a retry.
@@ -43,7 +61,12 @@ impl Attempts {
     /// The time of the next attempt.
     pub fn attempt_time(&self, gateways: usize) -> Duration {
         let left = self.deadline.saturating_duration_since(Instant::now());
-        if gateways < 2 { left } else { left.min((left / ATTEMPT_SHARE).max(ATTEMPT_SHORTEST)) }
+        match self.patience {
+            Patience::Shared if gateways > 1 => {
+                left.min((left / ATTEMPT_SHARE).max(ATTEMPT_SHORTEST))
+            }
+            Patience::Shared | Patience::Whole => left,
+        }
     }
 
     /// Takes in a failed attempt; waits if there will be another.
@@ -85,6 +108,16 @@ mod tests {
 
     fn lost() -> Verdict {
         Verdict::MaybeApplied("gone".to_owned())
+    }
+
+    #[test]
+    fn attempts_share_the_time_unless_they_are_long() {
+        let minute = Duration::from_secs(60);
+        let shared = Attempts::new(minute, None);
+        let half = shared.attempt_time(3);
+        assert!(half <= minute / 2 && half > minute / 3, "{half:?}");
+        assert!(shared.attempt_time(1) > minute / 2);
+        assert!(shared.with(Patience::Whole).attempt_time(3) > minute / 2);
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! The client: one call at a time, over whichever gateway answers.
 
-use crate::attempts::Attempts;
+use crate::attempts::{Attempts, Patience};
 use crate::endpoints::{Endpoints, Gateway};
 use crate::error::{Error, Verdict, judge_status};
 use crate::pipeline::Pipeline;
@@ -415,8 +415,21 @@ impl Client {
         F: Fn(&Gateway, Duration) -> A,
         A: Future<Output = Result<T, Verdict>>,
     {
+        self.repeat_with(Patience::Shared, attempt).await
+    }
+
+    /// The same with another share of the time for each.
+    pub(crate) async fn repeat_with<T, F, A>(
+        &self,
+        patience: Patience,
+        attempt: F,
+    ) -> Result<T, End>
+    where
+        F: Fn(&Gateway, Duration) -> A,
+        A: Future<Output = Result<T, Verdict>>,
+    {
         let endpoints = &self.shared.endpoints;
-        let mut attempts = Attempts::new(self.options.timeout, None);
+        let mut attempts = Attempts::new(self.options.timeout, None).with(patience);
         loop {
             let gateway = endpoints.current();
             let time = attempts.attempt_time(endpoints.len());

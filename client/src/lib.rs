@@ -22,6 +22,7 @@
 
 mod attempts;
 mod client;
+mod commit;
 mod conditional;
 mod consistency;
 mod endpoints;

@@ -1,19 +1,20 @@
 //! Pessimistic transactions: they take keys as they go, and wait instead of losing.
 
 use crate::client::timed;
+use crate::commit::CommitMessages;
 use crate::error::{Error, Verdict, judge_status};
 use crate::overlay::{OwnWrites, asked, span_read, with_own};
 use crate::range::{Entry, RangeQuery};
 use crate::transaction::{SavedKeys, SavedTransaction, TransactionOptions, transactions};
 use crate::{Client, Isolation, Version};
 use bytes::Bytes;
-use futures::{TryStreamExt as _, stream};
+use futures::TryStreamExt as _;
 use parking_lot::Mutex;
 use prost::Message as _;
 use rangedb_proto::v1::transaction_write::{self, Want};
 use rangedb_proto::v1::{
-    AcquireRequest, CommitRequest, ReadSpan, RenewRequest, RequestContext, RollbackRequest,
-    TakeSnapshotRequest, TransactionReads, TransactionWrite,
+    AcquireRequest, RenewRequest, RequestContext, RollbackRequest, TakeSnapshotRequest,
+    TransactionWrite,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -327,8 +328,8 @@ impl PessimisticTransaction {
         Ok(())
     }
 
-    /// The token and what was read, if the transaction is not over; it is over from then on.
-    fn end(&self) -> Result<(Bytes, TransactionReads), Error> {
+    /// What Commit sends, if the transaction is not over; it is over from then on.
+    fn end(&self) -> Result<CommitMessages, Error> {
         let mut state = self.shared.lock();
         if !state.over && state.unfinished.is_some() {
             return Err(invalid(UNFINISHED));
@@ -337,12 +338,12 @@ impl PessimisticTransaction {
             return Err(invalid(OVER));
         }
         state.committing = true;
-        let spans = state.spans_read.iter().cloned();
-        let reads = TransactionReads {
-            keys: state.keys_read.iter().cloned().collect(),
-            spans: spans.map(|(start, end)| ReadSpan { start, end }).collect(),
-        };
-        Ok((state.token.clone(), reads))
+        let mut commit = CommitMessages::new(state.token.clone());
+        commit.taken(state.writes.len());
+        if self.isolation == Isolation::Serializable {
+            commit.reads(state.keys_read.iter().cloned(), state.spans_read.iter().cloned());
+        }
+        Ok(commit)
     }
 
     /// Commits; gives the version of all writes. If the answer is lost, it asks what became of it.
@@ -352,47 +353,22 @@ impl PessimisticTransaction {
     /// applied, and it may be tried again. See [`Error`].
     pub async fn commit(&self) -> Result<Version, Error> {
         let _turn = self.turn.lock().await;
-        let (token, reads) = self.end()?;
-        let serializable = self.isolation == Isolation::Serializable;
-        let reads = serializable.then_some(reads);
-        let message = CommitRequest { token, writes: Vec::new(), reads };
-        let committed = self.client.repeat(|gateway, time| {
-            let mut rpc = transactions(gateway);
-            let request = timed(stream::iter([message.clone()]), time);
-            // Of two that wait for each other at their commits one gives way, and is rolled back.
-            let judge = |status| match judge_status(status) {
-                Verdict::NotApplied(error @ Error::Conflict { .. }) => Verdict::Final(error),
-                verdict => verdict,
-            };
-            async move { rpc.commit(request).await.map_err(judge) }
-        });
-        match committed.await {
-            Ok(answer) => {
-                let version = Version(answer.into_inner().version);
-                self.client.saw(version);
-                self.client.observed(version);
-                Ok(version)
-            }
-            Err(end) if end.maybe_applied => {
-                let key = self.shared.lock().first.clone().unwrap_or_default();
-                match self.client.transaction_status(self.id, key.clone()).await {
-                    Ok(Some(version)) => Ok(version),
-                    Ok(None) => {
-                        let message = "the transaction was rolled back".to_owned();
-                        Err(Error::Conflict { message })
-                    }
-                    Err(_) => Err(Error::TransactionUnknown { id: self.id, key }),
-                }
-            }
-            Err(end) => {
-                // After a conflict the gateway has rolled it back. Else it holds what it held, and may be
-                // committed again, or rolled back.
-                if !matches!(end.error, Error::Conflict { .. }) {
-                    self.shared.lock().over = false;
-                }
-                Err(end.error)
-            }
-        }
+        let commit = self.end()?;
+        // Of two that wait for each other at their commits one gives way, and is rolled back.
+        let judge = |status| match judge_status(status) {
+            Verdict::NotApplied(error @ Error::Conflict { .. }) => Verdict::Final(error),
+            verdict => verdict,
+        };
+        let key = self.shared.lock().first.clone().unwrap_or_default();
+        let committed = self.client.send_commit(commit, judge, (self.id, key)).await;
+        // After a conflict the gateway has rolled it back. After other refusals it holds what it held, and may be
+        // committed again, or rolled back.
+        let over = matches!(
+            committed,
+            Ok(_) | Err(Error::Conflict { .. } | Error::TransactionUnknown { .. })
+        );
+        self.shared.lock().over = over;
+        committed
     }
 
     /// Gives the transaction up, and all it holds.

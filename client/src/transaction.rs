@@ -1,20 +1,18 @@
 //! Transactions: reads of one moment, writes that all come about or none.
 
 use crate::client::{ANSWER_BYTES_MAX, timed};
+use crate::commit::{CommitMessages, write_size};
 use crate::endpoints::Gateway;
 use crate::error::{Error, judge_status};
 use crate::overlay::{OwnWrites, asked, span_read, with_own};
 use crate::range::{Entry, RangeQuery};
 use crate::{Client, Value, Version};
 use bytes::Bytes;
-use futures::{TryStreamExt as _, stream};
+use futures::TryStreamExt as _;
 use parking_lot::Mutex;
 use rangedb_proto::v1::transaction_write::{self, Want};
 use rangedb_proto::v1::transactions_client::TransactionsClient;
-use rangedb_proto::v1::{
-    self, BeginRequest, CommitRequest, CommitStatusRequest, ReadSpan, RequestContext,
-    RollbackRequest, TransactionReads, TransactionWrite,
-};
+use rangedb_proto::v1::{self, BeginRequest, CommitStatusRequest, RequestContext, RollbackRequest};
 use rangedb_types::limits::BATCH_BYTES_MAX;
 use rangedb_types::{Random as _, SystemRandom};
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,8 +21,6 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tonic::transport::Channel;
 
-/// Bytes of keys and values in one message of a Commit.
-const MESSAGE_BYTES: usize = 1 << 20;
 /// Pauses of [`Client::transact`] before it runs a transaction again.
 const AGAIN_FIRST: Duration = Duration::from_millis(2);
 const AGAIN_LONGEST: Duration = Duration::from_millis(200);
@@ -441,48 +437,19 @@ impl Transaction {
     /// [`Error::Conflict`]: nothing was applied. [`Error::TransactionUnknown`]: not even asking
     /// helped. See [`Error`].
     pub async fn commit(&self) -> Result<Version, Error> {
-        let (messages, first_key) = self.messages()?;
+        let (commit, first_key) = self.messages()?;
         let Some(first_key) = first_key else { return Ok(self.id) };
-        let committed = self.client.repeat(|gateway, time| {
-            let mut rpc = transactions(gateway);
-            let request = timed(stream::iter(messages.clone()), time);
-            async move { rpc.commit(request).await.map_err(judge_status) }
-        });
-        let end = match committed.await {
-            Ok(answer) => {
-                let version = Version(answer.into_inner().version);
-                self.client.saw(version);
-                self.client.observed(version);
-                return Ok(version);
-            }
-            Err(end) => end,
-        };
-        if !end.maybe_applied {
-            return Err(end.error);
-        }
-        match self.client.transaction_status(self.id, first_key.clone()).await {
-            Ok(Some(version)) => Ok(version),
-            Ok(None) => Err(Error::Conflict { message: "the transaction was rolled back".into() }),
-            Err(_) => Err(Error::TransactionUnknown { id: self.id, key: first_key }),
-        }
+        self.client.send_commit(commit, judge_status, (self.id, first_key)).await
     }
 
     /// What Commit sends, and the smallest key written.
-    fn messages(&self) -> Result<(Vec<CommitRequest>, Option<Bytes>), Error> {
+    fn messages(&self) -> Result<(CommitMessages, Option<Bytes>), Error> {
         let mut state = self.state.lock();
         if std::mem::replace(&mut state.over, true) {
             let message = "the transaction was committed or rolled back before".to_owned();
             return Err(Error::Invalid { field: "transaction".to_owned(), message });
         }
-        let mut first = CommitRequest { token: self.token.clone(), ..CommitRequest::default() };
-        if self.isolation == Isolation::Serializable {
-            let spans = state.spans_read.iter().cloned();
-            let spans = spans.map(|(start, end)| ReadSpan { start, end }).collect();
-            first.reads = Some(TransactionReads { keys: Vec::new(), spans });
-        }
-        let size = |(key, want): (&Bytes, &Want)| {
-            key.len() + if let Want::Put(value) = want { value.len() } else { 0 }
-        };
+        let size = |(key, want)| write_size(key, want);
         if state.writes.iter().map(size).sum::<usize>() > BATCH_BYTES_MAX {
             let most = BATCH_BYTES_MAX >> 20;
             let message = format!(
@@ -490,30 +457,12 @@ impl Transaction {
             );
             return Err(Error::Invalid { field: "writes".to_owned(), message });
         }
-        let (mut messages, mut bytes) = (vec![first], 0);
-        for (key, want) in &state.writes {
-            bytes += key.len() + if let Want::Put(value) = want { value.len() } else { 0 };
-            if bytes > MESSAGE_BYTES {
-                messages.push(CommitRequest::default());
-                bytes = key.len();
-            }
-            let write = TransactionWrite { key: key.clone(), want: Some(want.clone()) };
-            messages.last_mut().expect("there is a first").writes.push(write);
-        }
+        let mut commit = CommitMessages::new(self.token.clone());
+        state.writes.iter().for_each(|(key, want)| commit.write(key, want));
         if self.isolation == Isolation::Serializable {
-            bytes = 0;
-            messages.push(CommitRequest::default());
-            for key in &state.keys_read {
-                bytes += key.len();
-                if bytes > MESSAGE_BYTES {
-                    messages.push(CommitRequest::default());
-                    bytes = key.len();
-                }
-                let last = messages.last_mut().expect("pushed above");
-                last.reads.get_or_insert_default().keys.push(key.clone());
-            }
+            commit.reads(state.keys_read.iter().cloned(), state.spans_read.iter().cloned());
         }
-        Ok((messages, state.writes.keys().next().cloned()))
+        Ok((commit, state.writes.keys().next().cloned()))
     }
 
     /// Gives the transaction up.

@@ -453,3 +453,37 @@ impl Transactions for TransactionsService {
         self.finish(Method::Rollback, began, result)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(added: Result<(), Failure>, words: &str) -> bool {
+        matches!(added, Err(Failure::TooLarge { message }) if message.contains(words))
+    }
+
+    #[test]
+    fn reads_are_limited_by_number_and_by_size() {
+        let keys = |count: usize, length: usize| {
+            let keys = (0..count).map(|_| Bytes::from(vec![7; length])).collect();
+            v1::TransactionReads { keys, spans: Vec::new() }
+        };
+        let mut seen = Seen::default();
+        seen.add(keys(ITEMS_MAX, 1)).unwrap();
+        assert!(refused(seen.add(keys(1, 1)), "1000000 keys and spans"));
+        let mut seen = Seen::default();
+        seen.add(keys(BATCH_BYTES_MAX / 1024, 1024)).unwrap();
+        assert!(refused(seen.add(keys(1, 1)), "64 MiB"));
+    }
+
+    #[test]
+    fn writes_are_limited_by_number() {
+        let write = |number: usize| v1::TransactionWrite {
+            key: number.to_string().into(),
+            want: Some(WireWant::Put(Bytes::new())),
+        };
+        let mut writes = Writes::default();
+        (0..ITEMS_MAX).for_each(|number| writes.add(write(number)).unwrap());
+        assert!(refused(writes.add(write(ITEMS_MAX)), "1000000 keys"));
+    }
+}

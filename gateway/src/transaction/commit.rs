@@ -1,7 +1,7 @@
 //! Commit, from the writes to the answer, and the clean-up behind it.
 
 use super::fate::{Fate, Haste, Inquiry};
-use super::ranges::{AtKey, cut, is_large, on_each};
+use super::ranges::{AtKey, first_step, is_large, on_each};
 use super::reads::Check;
 use super::steps::{act, at, commit_primary, finish, resolve};
 use super::token::Token;
@@ -205,9 +205,9 @@ impl Commit {
         if self.reads.is_some() {
             return self.in_two_rounds().await;
         }
-        let parts = cut(&self.dispatcher, &self.writes, &self.all(), self.deadline).await?;
-        if let [all] = parts.as_slice() {
-            match self.at_once(all).await {
+        let first = first_step(&self.dispatcher, &self.writes, self.deadline).await?;
+        if first == self.writes.len() {
+            match self.at_once().await {
                 Err(Failure::SeveralRanges) => {}
                 done => return done,
             }
@@ -235,10 +235,10 @@ impl Commit {
     }
 
     /// One round of consensus.
-    async fn at_once(&self, part: &[usize]) -> Result<Timestamp, Failure> {
+    async fn at_once(&self) -> Result<Timestamp, Failure> {
         let kind = Kind::CommitAtOnce(node_action::CommitAtOnce {
             transaction: Some(self.transaction()),
-            writes: self.wire(part),
+            writes: self.wire(&self.all()),
         });
         let first = self.primary().clone();
         let last = self.writes[self.writes.len() - 1].key.clone();
@@ -312,9 +312,8 @@ impl Commit {
 
     async fn place_and_commit(&self) -> Result<Timestamp, Failure> {
         // The primary stands before any other, so that nobody who meets another finds nothing there.
-        let page = cut(&self.dispatcher, &self.writes, &self.all(), self.deadline).await?;
-        let first = page.into_iter().next().unwrap_or_default();
-        let rest = (first.len()..self.writes.len()).collect();
+        let first = first_step(&self.dispatcher, &self.writes, self.deadline).await?;
+        let (first, rest) = ((0..first).collect(), (first..self.writes.len()).collect());
         // A step whose end is not known decides nothing yet: the primary does.
         let undecided = |failure| match failure {
             Failure::OutcomeUnknown { .. } => Failure::RangeUnavailable {

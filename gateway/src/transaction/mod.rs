@@ -11,6 +11,7 @@ mod fate;
 #[cfg(test)]
 mod model;
 mod obstacle;
+mod pace;
 mod pessimistic;
 mod ranges;
 mod reads;

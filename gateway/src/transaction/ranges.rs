@@ -1,5 +1,6 @@
 //! Steps on many keys, cut by ranges.
 
+use super::pace::Pace;
 use super::steps::act;
 use crate::dispatch::Dispatcher;
 use crate::errors::Failure;
@@ -10,21 +11,21 @@ use rangedb_proto::internal::v1::NodeActionResult;
 use rangedb_proto::internal::v1::node_action::Kind;
 use tokio::time::Instant;
 
-/// Most keys of one step.
-const KEYS_MAX: usize = 256;
-/// Most bytes of one step of something small, which is to be one round of consensus; and how many of its steps
-/// are under way at a time.
-const BYTES_MAX: usize = 1 << 20;
-const AT_A_TIME: usize = 8;
-/// The same of writes that are large, that is of more bytes than one such step or more keys than so many: others'
-/// writes share processors, logs and disks with it, and wait no longer than such a step takes.
-const LARGE_BYTES_MAX: usize = 8 << 10;
-const LARGE_KEYS_MAX: usize = 32;
-const LARGE_AT_A_TIME: usize = 1;
+/// Most of one step of something small, which is to be one round of consensus; and how many of its steps are under
+/// way at a time.
+const SMALL: Limits = Limits { bytes: 1 << 20, keys: 256 };
+const SMALL_AT_A_TIME: usize = 8;
 /// Keys that are looked at before others get their turn.
 const KEYS_A_TURN: usize = 512;
 /// How often keys, or parts of a span, are cut anew because the bounds of their ranges changed.
 const CUTS_MAX: usize = 64;
+
+/// How much one step may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Limits {
+    pub(super) bytes: usize,
+    pub(super) keys: usize,
+}
 
 /// Something to be done at a key.
 pub trait AtKey: Sync {
@@ -54,43 +55,83 @@ pub(super) struct Done {
     pub(super) failure: Option<Failure>,
 }
 
-/// Parts of `wanted` (indexes into `items`, which are in the order of their keys), each in one range as far as is
-/// known, and small enough for one step.
-pub(super) async fn cut<T: AtKey>(
+/// Cuts keys by ranges, as far as those are known.
+struct Cutter<'a> {
+    dispatcher: &'a Dispatcher,
+    deadline: Instant,
+    /// Of the range that the last part is in.
+    end: Option<Vec<u8>>,
+}
+
+impl<'a> Cutter<'a> {
+    const fn new(dispatcher: &'a Dispatcher, deadline: Instant) -> Self {
+        Self { dispatcher, deadline, end: None }
+    }
+
+    /// How many of `wanted` (indexes into `items`, which are in the order of their keys; at least one) are the next
+    /// step.
+    async fn next<T: AtKey>(
+        &mut self,
+        items: &[T],
+        wanted: &[usize],
+        limits: Limits,
+    ) -> Result<usize, Failure> {
+        let inside = |end: &[u8], key: &Bytes| end.is_empty() || key[..] < *end;
+        let first = items[wanted[0]].key();
+        let end = match self.end.take() {
+            Some(end) if inside(&end, first) => end,
+            _ => self.range_end(first).await?,
+        };
+        let mut bytes = 0;
+        let fits = |index: &&usize| {
+            let item = &items[**index];
+            bytes += item.byte_size();
+            bytes <= limits.bytes && inside(&end, item.key())
+        };
+        let count = wanted.iter().take(limits.keys).take_while(fits).count();
+        self.end = Some(end);
+        // What is larger than a step is a step.
+        Ok(count.max(1))
+    }
+
+    async fn range_end(&self, key: &Bytes) -> Result<Vec<u8>, Failure> {
+        let found = self.dispatcher.routes.find(&Place::At(key.clone()), self.deadline).await;
+        let route =
+            found.map_err(|error| Failure::PlacementUnavailable { why: error.to_string() })?;
+        Ok(route.descriptor.span.end.clone())
+    }
+
+    /// All of `wanted` in steps of something small.
+    async fn all<T: AtKey>(
+        &mut self,
+        items: &[T],
+        mut wanted: &[usize],
+    ) -> Result<Vec<Vec<usize>>, Failure> {
+        let (mut parts, mut keys) = (Vec::new(), 0);
+        while !wanted.is_empty() {
+            let (part, rest) = wanted.split_at(self.next(items, wanted, SMALL).await?);
+            parts.push(part.to_vec());
+            wanted = rest;
+            keys += part.len();
+            if keys >= KEYS_A_TURN {
+                // Others share this thread.
+                tokio::task::yield_now().await;
+                keys = 0;
+            }
+        }
+        Ok(parts)
+    }
+}
+
+/// How many of the writes, from the first on, are their first step.
+pub(super) async fn first_step<T: AtKey>(
     dispatcher: &Dispatcher,
     items: &[T],
-    wanted: &[usize],
     deadline: Instant,
-) -> Result<Vec<Vec<usize>>, Failure> {
-    let mut parts: Vec<Vec<usize>> = Vec::new();
-    let mut end: Option<Vec<u8>> = None;
-    let large = is_large(items, wanted);
-    let (bytes_max, keys_max) =
-        if large { (LARGE_BYTES_MAX, LARGE_KEYS_MAX) } else { (BYTES_MAX, KEYS_MAX) };
-    let mut bytes = 0;
-    for (number, index) in wanted.iter().enumerate() {
-        if number % KEYS_A_TURN == KEYS_A_TURN - 1 {
-            // Others share this thread.
-            tokio::task::yield_now().await;
-        }
-        let item = &items[*index];
-        let inside = end.as_ref().is_some_and(|end| end.is_empty() || item.key()[..] < end[..]);
-        bytes += item.byte_size();
-        let full = parts.last().is_none_or(|part| part.len() >= keys_max) || bytes > bytes_max;
-        if !inside || full {
-            if !inside {
-                let place = Place::At(item.key().clone());
-                let found = dispatcher.routes.find(&place, deadline).await;
-                let route = found
-                    .map_err(|error| Failure::PlacementUnavailable { why: error.to_string() })?;
-                end = Some(route.descriptor.span.end.clone());
-            }
-            parts.push(Vec::new());
-            bytes = item.byte_size();
-        }
-        parts.last_mut().expect("pushed above").push(*index);
-    }
-    Ok(parts)
+) -> Result<usize, Failure> {
+    let all: Vec<_> = (0..items.len()).collect();
+    let limits = if is_large(items, &all) { Pace::new().limits() } else { SMALL };
+    Cutter::new(dispatcher, deadline).next(items, &all, limits).await
 }
 
 /// True for what is written in small steps, one at a time.
@@ -99,11 +140,10 @@ pub(super) fn is_large<T: AtKey>(items: &[T], wanted: &[usize]) -> bool {
         return false;
     }
     let bytes = wanted.iter().map(|index| items[*index].byte_size()).sum::<usize>();
-    bytes > BYTES_MAX || wanted.len() > KEYS_MAX * AT_A_TIME
+    bytes > SMALL.bytes || wanted.len() > SMALL.keys * SMALL_AT_A_TIME
 }
 
-/// Does a step for every part, side by side, and again for what has to be cut anew. Once one has failed,
-/// none is begun.
+/// Does a step for every part, and again for what has to be cut anew. Once one has failed, none is begun.
 pub(super) async fn on_each<T: AtKey>(
     dispatcher: &Dispatcher,
     items: &[T],
@@ -111,46 +151,78 @@ pub(super) async fn on_each<T: AtKey>(
     deadline: Instant,
     step: &(dyn Fn(&[usize]) -> Kind + Sync),
 ) -> Done {
-    let mut done = Done { results: Vec::new(), failure: None };
-    let large = is_large(items, &wanted);
-    let at_a_time = if large { LARGE_AT_A_TIME } else { AT_A_TIME };
-    let mut left = wanted;
-    for _ in 0..CUTS_MAX {
-        let parts = match cut(dispatcher, items, &left, deadline).await {
-            Ok(parts) => parts,
-            Err(failure) => {
-                done.failure = Some(failure);
-                return done;
-            }
-        };
-        left = Vec::new();
-        let steps = stream::iter(parts).map(|part| async move {
-            let first = items[part[0]].key().clone();
-            let last = items[part[part.len() - 1]].key().clone();
-            let action = Action { first, reach: Reach::Key(last), kind: step(&part) };
-            let result = act(dispatcher, action, deadline).await;
-            (part, result)
-        });
-        let mut steps = std::pin::pin!(steps.buffer_unordered(at_a_time));
-        while let Some((part, result)) = steps.next().await {
-            match result {
-                Ok(result) => done.results.push((part, result)),
-                Err(Failure::SeveralRanges) => left.extend(part),
-                Err(failure) => {
-                    done.failure.get_or_insert(failure);
+    let steps = Steps { dispatcher, items, deadline, step };
+    let mut results = Vec::new();
+    let done = if is_large(items, &wanted) {
+        steps.in_turn(&wanted, &mut results).await
+    } else {
+        steps.side_by_side(wanted, &mut results).await
+    };
+    Done { results, failure: done.err() }
+}
+
+/// What [`on_each`] does.
+struct Steps<'a, T> {
+    dispatcher: &'a Dispatcher,
+    items: &'a [T],
+    deadline: Instant,
+    step: &'a (dyn Fn(&[usize]) -> Kind + Sync),
+}
+
+type Results = Vec<(Vec<usize>, NodeActionResult)>;
+
+impl<T: AtKey> Steps<'_, T> {
+    async fn side_by_side(&self, wanted: Vec<usize>, done: &mut Results) -> Result<(), Failure> {
+        let mut left = wanted;
+        for _ in 0..CUTS_MAX {
+            let parts = Cutter::new(self.dispatcher, self.deadline).all(self.items, &left).await?;
+            left = Vec::new();
+            let steps = stream::iter(parts).map(async |part| (self.act(&part).await, part));
+            let mut steps = std::pin::pin!(steps.buffer_unordered(SMALL_AT_A_TIME));
+            while let Some((result, part)) = steps.next().await {
+                match result {
+                    Err(Failure::SeveralRanges) => left.extend(part),
+                    result => done.push((part, result?)),
                 }
             }
-            if done.failure.is_some() {
-                return done;
+            if left.is_empty() {
+                return Ok(());
+            }
+            left.sort_unstable();
+        }
+        Err(Failure::SeveralRanges)
+    }
+
+    async fn in_turn(&self, wanted: &[usize], done: &mut Results) -> Result<(), Failure> {
+        let (mut pace, mut cuts) = (Pace::new(), 0);
+        let mut cutter = Cutter::new(self.dispatcher, self.deadline);
+        let mut left = wanted;
+        while !left.is_empty() {
+            let count = cutter.next(self.items, left, pace.limits()).await?;
+            let (part, rest) = left.split_at(count);
+            let begun = Instant::now();
+            match self.act(part).await {
+                Err(Failure::SeveralRanges) if cuts < CUTS_MAX => {
+                    cuts += 1;
+                    cutter = Cutter::new(self.dispatcher, self.deadline);
+                }
+                result => {
+                    done.push((part.to_vec(), result?));
+                    pace.took(begun.elapsed());
+                    left = rest;
+                    cuts = 0;
+                }
             }
         }
-        if left.is_empty() {
-            return done;
-        }
-        left.sort_unstable();
+        Ok(())
     }
-    done.failure = Some(Failure::SeveralRanges);
-    done
+
+    async fn act(&self, part: &[usize]) -> Result<NodeActionResult, Failure> {
+        let key = |index: usize| self.items[index].key().clone();
+        let (first, last) = (key(part[0]), key(part[part.len() - 1]));
+        let action = Action { first, reach: Reach::Key(last), kind: (self.step)(part) };
+        act(self.dispatcher, action, self.deadline).await
+    }
 }
 
 /// Does a step in every part of every span (start, and exclusive end or nothing), page by page; each is in one
