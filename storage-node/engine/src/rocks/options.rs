@@ -16,6 +16,9 @@ const MEMORY_FILTER_RATIO: f64 = 0.05;
 /// Written files are handed to the disk in portions, so that a sync never waits for a whole file.
 const BYTES_PER_SYNC: u64 = 1 << 20;
 const COMPACTION_READAHEAD_BYTES: usize = 2 << 20;
+/// Every new log would take the room of a whole write buffer from the disk in advance. Logs are not synced
+/// with each write here, so that it gains nothing.
+const NOTHING_AHEAD: &str = "allow_fallocate=false";
 const INFO_LOG_BYTES_MAX: usize = 8 << 20;
 const INFO_LOGS_KEPT: usize = 3;
 /// A file in which so many of so many keys in a row are deletions, or such a part of all of them.
@@ -57,7 +60,9 @@ impl Tuning {
     /// Options of the whole database.
     pub(super) fn database(&self) -> Options {
         let settings = &self.settings;
-        let mut options = Options::default();
+        let mut options = Options::default()
+            .get_options_from_string(NOTHING_AHEAD)
+            .expect("RocksDB knows its own options");
         options.create_if_missing(true);
         options.create_missing_column_families(true);
         options.set_paranoid_checks(true);
