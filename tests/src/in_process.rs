@@ -43,6 +43,21 @@ pub struct InProcess {
 }
 
 impl InProcess {
+    /// A cluster of three nodes and as many gateways, whose ranges begin at these keys for good; and a client of it.
+    ///
+    /// # Errors
+    /// A part that does not start, a split that does not come about.
+    pub async fn cut_at(gateways: usize, keys: &[&str]) -> Result<(Self, Client)> {
+        let cluster = Self::start(1, 3, gateways).await?;
+        cluster.replicated().await?;
+        let client = cluster.client().await?;
+        admin::set_config(&client, "range_merge_size", "0B").await?;
+        for key in keys {
+            admin::split_at(&client, key.as_bytes()).await?;
+        }
+        Ok((cluster, client))
+    }
+
     /// Starts as many of each and waits until every gateway is ready.
     ///
     /// # Errors

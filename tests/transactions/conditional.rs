@@ -9,21 +9,10 @@ use rangedb_client::proto::{
     ConditionalOperation, ConditionalRequest, KeyCondition, TransactionWrite,
 };
 use rangedb_client::{Client, Conditional, Operations};
-use rangedb_tests::admin::split_at;
-use rangedb_tests::{InProcess, admin, rounds};
+use rangedb_tests::{InProcess, rounds};
 
 const CLIENTS: usize = 12;
 const STEPS: usize = 5;
-
-async fn start() -> Result<(InProcess, Client)> {
-    let cluster = InProcess::start(1, 3, 2).await?;
-    cluster.replicated().await?;
-    let client = cluster.client().await?;
-    admin::set_config(&client, "range_merge_size", "0B").await?;
-    // The keys lie in different ranges.
-    split_at(&client, b"m").await?;
-    Ok((cluster, client))
-}
 
 fn put(key: &str, value: &str) -> ConditionalOperation {
     let want = Some(Want::Put(value.to_owned().into()));
@@ -41,7 +30,7 @@ fn when(key: &str, must: Must) -> KeyCondition {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_two_lists_is_done_in_one_call() -> Result<()> {
-    let (cluster, client) = start().await?;
+    let (cluster, client) = InProcess::cut_at(2, &["m"]).await?;
     let old = client.put("a", "1").await?;
     let request = ConditionalRequest {
         conditions: vec![when("a", Must::VersionIs(old.0)), when("z", Must::Absent(Absent {}))],
@@ -97,7 +86,7 @@ async fn steps(client: Client, over_grpc: bool) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn conditions_over_two_ranges_lose_no_step() -> Result<()> {
-    let (cluster, client) = start().await?;
+    let (cluster, client) = InProcess::cut_at(2, &["m"]).await?;
     client.put("a", "0").await?;
     client.put("z", "0").await?;
     let clients = rounds(CLIENTS);

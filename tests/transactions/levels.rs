@@ -2,16 +2,11 @@
 
 use anyhow::{Result, ensure};
 use rangedb_client::{Client, Error, Isolation, TransactionOptions};
-use rangedb_tests::admin::split_at;
-use rangedb_tests::{InProcess, admin};
+use rangedb_tests::InProcess;
 
 async fn cluster() -> Result<(InProcess, Client)> {
-    let cluster = InProcess::start(1, 3, 2).await?;
-    cluster.replicated().await?;
-    let client = cluster.client().await?;
-    admin::set_config(&client, "range_merge_size", "0B").await?;
     // The two keys lie in different ranges.
-    split_at(&client, b"m").await?;
+    let (cluster, client) = InProcess::cut_at(2, &["m"]).await?;
     client.put("a", "1").await?;
     client.put("z", "1").await?;
     Ok((cluster, client))

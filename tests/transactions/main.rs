@@ -9,6 +9,7 @@ mod detector;
 mod figures;
 mod holds;
 mod levels;
+mod locked;
 mod pessimistic;
 mod program;
 mod refusals;

@@ -2,9 +2,8 @@
 
 use anyhow::{Context as _, Result, ensure};
 use rangedb_client::{Error, Isolation, Options, RangeQuery, TransactionOptions};
-use rangedb_tests::admin::split_at;
+use rangedb_tests::InProcess;
 use rangedb_tests::child::{Ended, run_with_state};
-use rangedb_tests::{InProcess, admin};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -12,18 +11,9 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Of what a pessimistic transaction holds, without a renewal.
 const LIFETIME: Duration = Duration::from_secs(10);
 
-async fn start() -> Result<(InProcess, rangedb_client::Client)> {
-    let cluster = InProcess::start(1, 3, 2).await?;
-    cluster.replicated().await?;
-    let client = cluster.client().await?;
-    admin::set_config(&client, "range_merge_size", "0B").await?;
-    split_at(&client, b"m").await?;
-    Ok((cluster, client))
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_holds_what_it_took_and_sees_what_it_wrote() -> Result<()> {
-    let (cluster, client) = start().await?;
+    let (cluster, client) = InProcess::cut_at(2, &["m"]).await?;
     client.put("a", "1").await?;
     client.put("z", "1").await?;
     let txn = client.begin_pessimistic(TransactionOptions::default()).await?;
@@ -56,7 +46,7 @@ async fn a_transaction_holds_what_it_took_and_sees_what_it_wrote() -> Result<()>
 
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_at_the_same_time_lose_nothing() -> Result<()> {
-    let (cluster, client) = start().await?;
+    let (cluster, client) = InProcess::cut_at(2, &["m"]).await?;
     client.put("r", "1").await?;
     let txn = client.begin_pessimistic(TransactionOptions::default()).await?;
     let (a, b, y, r) =
@@ -76,7 +66,7 @@ async fn calls_at_the_same_time_lose_nothing() -> Result<()> {
 /// What a call that failed has taken is not known: it is repeated, or all is given up.
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_call_that_failed_nothing_else_is_done() -> Result<()> {
-    let (cluster, client) = start().await?;
+    let (cluster, client) = InProcess::cut_at(2, &["m"]).await?;
     let hasty = Options { timeout: Duration::from_millis(400), ..Options::default() };
     let hasty = rangedb_client::Client::connect_with(cluster.endpoints(), hasty).await?;
     let holder = client.begin_pessimistic(TransactionOptions::default()).await?;
@@ -105,7 +95,7 @@ async fn after_a_call_that_failed_nothing_else_is_done() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_read_and_not_taken_is_checked_by_serializable() -> Result<()> {
-    let (cluster, client) = start().await?;
+    let (cluster, client) = InProcess::cut_at(2, &["m"]).await?;
     let options =
         TransactionOptions { isolation: Isolation::Serializable, ..TransactionOptions::default() };
     for read_a_span in [false, true] {
@@ -128,7 +118,7 @@ async fn what_was_read_and_not_taken_is_checked_by_serializable() -> Result<()> 
 /// Nobody commits it, nobody rolls it back, nobody renews it.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_dead_client_held_is_free_within_its_lifetime() -> Result<()> {
-    let (cluster, client) = start().await?;
+    let (cluster, client) = InProcess::cut_at(2, &["m"]).await?;
     let txn = client.begin_pessimistic(TransactionOptions::default()).await?;
     txn.put("a", "dead").await?;
     txn.put("z", "dead").await?;
@@ -154,7 +144,7 @@ async fn program(endpoints: &str, home: &Path, words: &str) -> Result<Ended> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_program_keeps_a_transaction_between_its_calls() -> Result<()> {
-    let (cluster, client) = start().await?;
+    let (cluster, client) = InProcess::cut_at(2, &["m"]).await?;
     let home = tempfile::tempdir()?;
     let endpoints = cluster.endpoints().join(",");
     client.put("a", "1").await?;

@@ -1,23 +1,12 @@
 //! The program's commands for many keys, old versions and transactions, and the SDK's examples, as a person runs them.
 
 use anyhow::{Context as _, Result, ensure};
-use rangedb_client::Client;
-use rangedb_tests::admin::split_at;
+use rangedb_tests::InProcess;
 use rangedb_tests::child::{Ended, run_with_state};
-use rangedb_tests::{InProcess, admin};
 use std::path::Path;
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(30);
-
-async fn start() -> Result<(InProcess, Client)> {
-    let cluster = InProcess::start(1, 3, 2).await?;
-    cluster.replicated().await?;
-    let client = cluster.client().await?;
-    admin::set_config(&client, "range_merge_size", "0B").await?;
-    split_at(&client, b"m").await?;
-    Ok((cluster, client))
-}
 
 /// A person at a terminal.
 struct Terminal<'a> {
@@ -50,7 +39,7 @@ impl Terminal<'_> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn batches_and_old_versions_at_the_terminal() -> Result<()> {
-    let (cluster, client) = start().await?;
+    let (cluster, client) = InProcess::cut_at(2, &["m"]).await?;
     let home = tempfile::tempdir()?;
     let terminal = Terminal { endpoints: cluster.endpoints().join(","), home: home.path() };
     let first = terminal.prints(&["batch", "put", "a", "1", "z", "1"]).await?;
@@ -91,7 +80,7 @@ async fn batches_and_old_versions_at_the_terminal() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn transactions_at_the_terminal() -> Result<()> {
-    let (cluster, client) = start().await?;
+    let (cluster, client) = InProcess::cut_at(2, &["m"]).await?;
     let home = tempfile::tempdir()?;
     let terminal = Terminal { endpoints: cluster.endpoints().join(","), home: home.path() };
     client.put("a", "1").await?;
@@ -117,7 +106,7 @@ async fn transactions_at_the_terminal() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_examples_do_what_they_say() -> Result<()> {
-    let (cluster, client) = start().await?;
+    let (cluster, client) = InProcess::cut_at(2, &["m"]).await?;
     let home = tempfile::tempdir()?;
     let endpoint = cluster.endpoints().first().context("there is a gateway")?.clone();
     let run = async |example: &str, words: &[&str]| -> Result<Ended> {

@@ -12,8 +12,7 @@ use rangedb_client::proto::{
 };
 use rangedb_client::{Client, Error, Isolation, TransactionOptions};
 use rangedb_proto::error::detail_of;
-use rangedb_tests::admin::split_at;
-use rangedb_tests::{InProcess, admin, wait};
+use rangedb_tests::{InProcess, wait};
 use std::time::Duration;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -27,11 +26,7 @@ struct Cluster {
 
 /// Two gateways, and two ranges that meet at `m`.
 async fn start() -> Result<Cluster> {
-    let cluster = InProcess::start(1, 3, 2).await?;
-    cluster.replicated().await?;
-    let client = cluster.client().await?;
-    admin::set_config(&client, "range_merge_size", "0B").await?;
-    split_at(&client, b"m").await?;
+    let (cluster, client) = InProcess::cut_at(2, &["m"]).await?;
     let [first, second] = &cluster.endpoints()[..] else { anyhow::bail!("two gateways") };
     let connect = async |address: &str| -> Result<_> {
         Ok(TransactionsClient::connect(format!("http://{address}")).await?)

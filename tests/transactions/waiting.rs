@@ -12,8 +12,7 @@ use rangedb_client::proto::{
 };
 use rangedb_client::{Client, Error, Isolation, Options, TransactionOptions};
 use rangedb_proto::error::detail_of;
-use rangedb_tests::admin::split_at;
-use rangedb_tests::{InProcess, admin, rounds};
+use rangedb_tests::{InProcess, rounds};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tonic::Status;
@@ -79,12 +78,7 @@ struct Cluster {
 
 /// Three gateways, and three ranges that meet at `h` and `p`.
 async fn start() -> Result<Cluster> {
-    let cluster = InProcess::start(1, 3, 3).await?;
-    cluster.replicated().await?;
-    let client = cluster.client().await?;
-    admin::set_config(&client, "range_merge_size", "0B").await?;
-    split_at(&client, b"h").await?;
-    split_at(&client, b"p").await?;
+    let (cluster, client) = InProcess::cut_at(3, &["h", "p"]).await?;
     let mut rpc = Vec::new();
     for address in cluster.endpoints() {
         rpc.push(TransactionsClient::connect(format!("http://{address}")).await?);
