@@ -12,17 +12,16 @@ const PAUSE_FIRST: Duration = Duration::from_millis(10);
 const PAUSE_LONGEST: Duration = Duration::from_millis(400);
 /// With more than one gateway an attempt gets this part of the time left, so that one that hangs
 /// leaves time for another.
-const ATTEMPT_SHARE: u32 = 2;
+const ATTEMPT_SHARE: f64 = 0.5;
+/// The same of a call that is long even where nothing hangs, and of which nothing is left when it ends.
+const LONG_ATTEMPT_SHARE: f64 = 0.75;
 const ATTEMPT_SHORTEST: Duration = Duration::from_millis(500);
 
 /// How much of the time that is left one attempt gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
-    /// A part, where there is another gateway.
-    Shared,
-    /// All of it: the call is long even where nothing hangs, and what it began is lost when it ends. A gateway
-    /// that does not answer at all is found out by keepalive.
-    Whole,
+    Short,
+    Long,
 }
 
 /// One call under way.
@@ -39,7 +38,7 @@ pub struct Attempts {
 impl Attempts {
     pub fn new(timeout: Duration, write: Option<WriteId>) -> Self {
         let deadline = Instant::now() + timeout;
-        let patience = Patience::Shared;
+        let patience = Patience::Short;
         Self { deadline, patience, write, maybe_applied: false, pause: PAUSE_FIRST }
     }
 
@@ -61,12 +60,11 @@ impl Attempts {
     /// The time of the next attempt.
     pub fn attempt_time(&self, gateways: usize) -> Duration {
         let left = self.deadline.saturating_duration_since(Instant::now());
-        match self.patience {
-            Patience::Shared if gateways > 1 => {
-                left.min((left / ATTEMPT_SHARE).max(ATTEMPT_SHORTEST))
-            }
-            Patience::Shared | Patience::Whole => left,
-        }
+        let share = match self.patience {
+            Patience::Short => ATTEMPT_SHARE,
+            Patience::Long => LONG_ATTEMPT_SHARE,
+        };
+        if gateways < 2 { left } else { left.min(left.mul_f64(share).max(ATTEMPT_SHORTEST)) }
     }
 
     /// Takes in a failed attempt; waits if there will be another.
@@ -111,13 +109,14 @@ mod tests {
     }
 
     #[test]
-    fn attempts_share_the_time_unless_they_are_long() {
+    fn an_attempt_leaves_time_for_another_gateway() {
         let minute = Duration::from_secs(60);
-        let shared = Attempts::new(minute, None);
-        let half = shared.attempt_time(3);
-        assert!(half <= minute / 2 && half > minute / 3, "{half:?}");
-        assert!(shared.attempt_time(1) > minute / 2);
-        assert!(shared.with(Patience::Whole).attempt_time(3) > minute / 2);
+        let short = Attempts::new(minute, None);
+        assert!(short.attempt_time(1) > minute * 9 / 10);
+        let half = short.attempt_time(3);
+        assert!(half <= minute / 2 && half > minute * 4 / 10, "{half:?}");
+        let most = short.with(Patience::Long).attempt_time(3);
+        assert!(most <= minute * 3 / 4 && most > minute * 6 / 10, "{most:?}");
     }
 
     #[tokio::test]

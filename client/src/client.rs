@@ -415,7 +415,7 @@ impl Client {
         F: Fn(&Gateway, Duration) -> A,
         A: Future<Output = Result<T, Verdict>>,
     {
-        self.repeat_with(Patience::Shared, attempt).await
+        self.repeat_with(Patience::Short, attempt).await
     }
 
     /// The same with another share of the time for each.

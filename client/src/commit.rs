@@ -40,11 +40,6 @@ impl CommitMessages {
         self.with_room(write_size(key, want)).writes.push(write);
     }
 
-    /// Keys that a pessimistic transaction has taken: they are written, but not sent.
-    pub const fn taken(&mut self, keys: usize) {
-        self.keys += keys;
-    }
-
     /// What a serializable one has read, also if that is nothing.
     pub fn reads(
         &mut self,
@@ -62,17 +57,17 @@ impl CommitMessages {
     }
 
     fn with_room(&mut self, bytes: usize) -> &mut CommitRequest {
-        self.bytes += bytes;
-        if self.bytes > MESSAGE_BYTES {
+        if self.bytes > 0 && self.bytes + bytes > MESSAGE_BYTES {
             self.messages.push(CommitRequest::default());
-            self.bytes = bytes;
+            self.bytes = 0;
         }
+        self.bytes += bytes;
         self.messages.last_mut().expect("there is a first")
     }
 
     const fn patience(&self) -> Patience {
         let long = self.messages.len() > 1 || self.keys > LONG_KEYS;
-        if long { Patience::Whole } else { Patience::Shared }
+        if long { Patience::Long } else { Patience::Short }
     }
 }
 
@@ -119,6 +114,7 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rangedb_proto::v1::transaction_write;
 
     fn key(number: usize) -> Bytes {
         format!("{number:08}").into()
@@ -144,17 +140,22 @@ mod tests {
         assert_eq!(sizes.sum::<usize>(), bytes);
         assert_eq!(commit.messages[0].token, "token");
         assert!(commit.messages[1..].iter().all(|message| message.token.is_empty()));
-        assert_eq!(commit.patience(), Patience::Whole);
+        assert_eq!(commit.patience(), Patience::Long);
     }
 
     #[test]
-    fn a_small_one_is_one_message() {
+    fn what_is_small_or_a_single_write_is_one_message() {
         let mut commit = CommitMessages::new("token".into());
         commit.reads([], []);
         commit.write(&key(1), &Want::Put("v".into()));
         assert!(matches!(commit.messages.as_slice(), [all] if all.reads.is_some()));
-        assert_eq!(commit.patience(), Patience::Shared);
-        commit.taken(LONG_KEYS);
-        assert_eq!(commit.patience(), Patience::Whole);
+        assert_eq!(commit.patience(), Patience::Short);
+        let mut commit = CommitMessages::new("token".into());
+        commit.write(&key(1), &Want::Put(vec![7; 2 << 20].into()));
+        assert!(matches!(commit.messages.as_slice(), [all] if all.writes.len() == 1));
+        assert_eq!(commit.patience(), Patience::Short);
+        let delete = Want::Delete(transaction_write::Delete {});
+        (2..=LONG_KEYS + 1).for_each(|number| commit.write(&key(number), &delete));
+        assert_eq!(commit.patience(), Patience::Long);
     }
 }

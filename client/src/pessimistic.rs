@@ -339,7 +339,6 @@ impl PessimisticTransaction {
         }
         state.committing = true;
         let mut commit = CommitMessages::new(state.token.clone());
-        commit.taken(state.writes.len());
         if self.isolation == Isolation::Serializable {
             commit.reads(state.keys_read.iter().cloned(), state.spans_read.iter().cloned());
         }
