@@ -11,10 +11,12 @@ use rangedb_tests::{InProcess, wait};
 use std::time::{Duration, Instant};
 use tonic::{Request, Status};
 
-/// Longer than the lifetime that a lock gets: it was renewed since.
+/// Longer than the lifetime that a lock gets. Of each transaction only the first lock is renewed.
 const OLD: Duration = Duration::from_secs(12);
 /// How long two wait for each other at most: far less than either would alone.
-const FOUND_LIMIT: Duration = Duration::from_secs(2);
+const FOUND_LIMIT: Duration = Duration::from_secs(5);
+/// What either would wait alone is half of it.
+const CALL_LIMIT: Duration = Duration::from_secs(30);
 
 async fn two(client: &Client) -> Result<[PessimisticTransaction; 2]> {
     let options = TransactionOptions::default();
@@ -24,9 +26,13 @@ async fn two(client: &Client) -> Result<[PessimisticTransaction; 2]> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadlock_is_found_through_old_locks_and_its_victim_holds_nothing() -> Result<()> {
     let (cluster, client) = InProcess::cut_at(2, &["m"]).await?;
-    let [older, younger] = two(&client).await?;
-    older.put("a", "older").await?;
-    younger.put("z", "younger").await?;
+    let [older, younger] = two(&client.with_timeout(CALL_LIMIT)).await?;
+    for key in ["b", "a"] {
+        older.put(key, "older").await?;
+    }
+    for key in ["y", "z"] {
+        younger.put(key, "younger").await?;
+    }
     wait::let_run(OLD).await;
     let begun = Instant::now();
     // The victim's client does nothing about it.
@@ -37,7 +43,7 @@ async fn a_deadlock_is_found_through_old_locks_and_its_victim_holds_nothing() ->
     ensure!(matches!(lost, Err(Error::Conflict { .. })), "{lost:?}");
     ensure!(took < FOUND_LIMIT, "{took:?}");
     let version = older.commit().await?;
-    for key in ["a", "z"] {
+    for key in ["a", "b", "z"] {
         let found = client.get(key).await?.context("it was committed")?;
         ensure!(found.version == version && &found.value[..] == b"older", "{found:?}");
     }
@@ -48,6 +54,7 @@ async fn a_deadlock_is_found_through_old_locks_and_its_victim_holds_nothing() ->
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_and_a_transaction_that_holds_keys_do_not_wait_for_each_other() -> Result<()> {
     let (cluster, client) = InProcess::cut_at(2, &["m"]).await?;
+    let client = client.with_timeout(CALL_LIMIT);
     let options = TransactionOptions::default();
     for holder_is_older in [true, false] {
         let (holder, other) = if holder_is_older {
@@ -61,7 +68,7 @@ async fn a_commit_and_a_transaction_that_holds_keys_do_not_wait_for_each_other()
         other.put("a", "other");
         other.put("z", "other");
         let committing = tokio::spawn(async move { other.commit().await });
-        // It has its intent at one key by now, and waits for the other.
+        // If it is the older one, it has its intent at one key by now and waits for the other; else it gave way.
         wait::let_run(Duration::from_millis(300)).await;
         let begun = Instant::now();
         let taken = holder.put("z", "holder").await;
@@ -72,7 +79,8 @@ async fn a_commit_and_a_transaction_that_holds_keys_do_not_wait_for_each_other()
         let committed = committing.await?;
         let took = begun.elapsed();
         println!("older: {holder_is_older}; {took:?}: {held:?}, {committed:?}");
-        ensure!(held.is_ok() != committed.is_ok(), "{held:?} and {committed:?}");
+        ensure!(held.is_ok() == holder_is_older, "{held:?}");
+        ensure!(committed.is_ok() != holder_is_older, "{committed:?}");
         ensure!(took < FOUND_LIMIT, "{took:?}");
         let winner: &[u8] = if held.is_ok() { b"holder" } else { b"other" };
         for key in ["a", "z"] {
@@ -105,7 +113,7 @@ async fn a_repeated_put_that_meets_a_lock_is_not_called_undone() -> Result<()> {
             context: Some(context),
             ..PutRequest::default()
         });
-        request.set_timeout(Duration::from_millis(500));
+        request.set_timeout(Duration::from_secs(2));
         keys.clone().put(request).await.err().context("it is locked")
     };
     let kind = |status: &Status| detail_of(status).and_then(|detail| detail.kind);
