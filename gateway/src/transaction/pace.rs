@@ -8,7 +8,7 @@ use super::ranges::Limits;
 use std::time::Duration;
 
 /// What it goes for.
-const BYTES_A_SECOND: f64 = 6.0 * (1 << 20) as f64;
+const BYTES_A_SECOND: f64 = 3.0 * (1 << 20) as f64;
 /// Least and most of a step.
 const STEP_BYTES: (f64, f64) = (8.0 * 1024.0, 256.0 * 1024.0);
 /// What each key of a step counts at least, however short it is.
@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn steps_grow_with_the_time_they_take() {
-        let limits = after(&[4; 100]);
+        let limits = after(&[8; 100]);
         assert_eq!((limits.bytes >> 10, limits.keys), (24, 98));
         let most = after(&[1_000; 100]);
         assert!(most.bytes <= 256 << 10 && most.bytes > 250 << 10, "{most:?}");
@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn one_long_wait_changes_little() {
-        let mut steps = [2; 60];
+        let mut steps = [4; 60];
         let steady = after(&steps).bytes;
         steps[30] = 30_000;
         assert!(after(&steps[..=30]).bytes < steady + (32 << 10));
