@@ -20,7 +20,9 @@ const ATTEMPT_SHORTEST: Duration = Duration::from_millis(500);
 /// How much of the time that is left one attempt gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
+    /// [`ATTEMPT_SHARE`].
     Short,
+    /// [`LONG_ATTEMPT_SHARE`].
     Long,
 }
 
