@@ -6,6 +6,7 @@
 //! warning (`l` records tell, as far as they survive; otherwise the leader does, by what it knows
 //! the replica acknowledged).
 
+use super::ahead::WrittenAhead;
 use super::metrics::Metrics;
 use super::records::{
     HARD_STATE_KEY, LAST_KEY, TRUNCATED_KEY, decode_hard_state, encode_hard_state, encode_index,
@@ -66,7 +67,7 @@ impl MessageExt for RaftEntry {
 /// See the module.
 pub struct EngineLog<F: FileSystem = DefaultFileSystem> {
     /// `None` only while it is being dropped.
-    engine: Option<Engine<F>>,
+    engine: Option<Engine<WrittenAhead<F>>>,
     /// Of every replica that has anything stored. Raised after the write they tell of.
     bounds: Mutex<HashMap<ReplicaId, Bounds>>,
     gate: PurgeGate,
@@ -106,6 +107,7 @@ impl<F: FileSystem> EngineLog<F> {
         std::fs::create_dir_all(path).map_err(|error| refuse(error.to_string()))?;
         let dir = path.to_str().ok_or_else(|| refuse("the path is not UTF-8".to_owned()))?;
         let config = config(dir, settings);
+        let file_system = Arc::new(WrittenAhead::new(file_system));
         let engine =
             catch_unwind(AssertUnwindSafe(|| Engine::open_with_file_system(config, file_system)))
                 .map_err(|panic| refuse(panic_text(panic.as_ref())))?
@@ -129,7 +131,7 @@ impl<F: FileSystem> EngineLog<F> {
         })
     }
 
-    fn engine(&self) -> &Engine<F> {
+    fn engine(&self) -> &Engine<WrittenAhead<F>> {
         self.engine.as_ref().expect("the engine is there until the log is dropped")
     }
 

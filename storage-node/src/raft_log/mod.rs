@@ -5,6 +5,7 @@
 //! the data engine, the network. Invariants: what `write(.., sync: true)` returned from is on disk;
 //! the entries of a replica have no holes; a failed sync ends the process and is never retried.
 
+mod ahead;
 mod cache;
 mod engine;
 #[cfg(any(test, feature = "fault-injection"))]
