@@ -158,57 +158,95 @@ impl Others {
     }
 }
 
-fn p99(times: &[(Instant, Duration)], from: Instant, to: Instant) -> f64 {
-    let inside = times.iter().filter(|(begun, _)| (from..to).contains(begun));
+/// A stretch of time.
+type Window = (Instant, Instant);
+
+fn p99(times: &[(Instant, Duration)], windows: &[Window]) -> f64 {
+    let inside = |begun| windows.iter().any(|(from, to)| (from..to).contains(&begun));
+    let inside = times.iter().filter(|(begun, _)| inside(begun));
     let mut inside: Vec<Duration> = inside.map(|(_, time)| *time).collect();
     inside.sort();
     percentile_ms(&inside, 9900)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_large_transaction_commits_and_a_larger_one_is_refused() -> Result<()> {
-    let (cluster, client) = start().await?;
-    let keys = if full() { 50_000 } else { 5_000 };
-    let value = Bytes::from(vec![b'v'; 1_260]);
-    let key = move |number: usize| format!("{}/{number:06}", ["b", "k", "z"][number % 3]);
-    let others = Others::start(&client, 8);
-    let window = Duration::from_secs(if full() { 15 } else { 3 });
-    let quiet = Instant::now();
-    wait::let_run(window).await;
-    let begun = Instant::now();
-    let mut commits = 0;
-    // As long as the quiet time, so that as many are compared.
-    while begun.elapsed() < window || commits == 0 {
+/// Something large, as it is committed again and again.
+struct Large {
+    keys: usize,
+    value: Bytes,
+}
+
+impl Large {
+    fn key(number: usize) -> String {
+        format!("{}/{number:06}", ["b", "k", "z"][number % 3])
+    }
+
+    const fn bytes(&self) -> usize {
+        self.keys * (self.value.len() + 8)
+    }
+
+    async fn commit(&self, cluster: &Processes, client: &Client) -> Result<()> {
         // As another application: what it takes to make and send it is not the database's.
-        let (endpoints, value) = (cluster.endpoints(), value.clone());
+        let (endpoints, value, keys) = (cluster.endpoints(), self.value.clone(), self.keys);
         let large = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
                 let options = Options { timeout: LARGE_LIMIT, ..Options::default() };
                 let client = Client::connect_with(endpoints, options).await?;
                 let txn = client.begin(TransactionOptions::default()).await?;
-                (0..keys).for_each(|number| txn.put(key(number), value.clone()));
+                (0..keys).for_each(|number| txn.put(Self::key(number), value.clone()));
                 anyhow::Ok(txn.commit().await?)
             })
         };
         let version = tokio::task::spawn_blocking(large).await??;
-        let last = client.get(key(keys - 1)).await?.context("it was written")?;
+        let last = client.get(Self::key(keys - 1)).await?.context("it was written")?;
         ensure!(last.version == version, "{last:?}");
-        commits += 1;
+        Ok(())
     }
-    let (end, took) = (Instant::now(), begun.elapsed());
-    let times = others.stop().await?;
-    let (before, during) = (p99(&times, quiet, begun), p99(&times, begun, end));
-    let bytes = keys * (value.len() + 8);
-    ensure!(!full() || bytes >= 60 << 20, "{bytes} bytes are not what is promised");
-    println!(
-        "{commits} transactions of {keys} keys, {:.1} MiB, in {took:?}; others' 99th percentile {before:.1} ms \
-         before, {during:.1} ms meanwhile: {:.2}",
-        bytes as f64 / f64::from(1 << 20),
-        during / before
+}
+
+/// Nothing else, a large transaction, and what is done behind its answer follow one another several times: what this
+/// machine does besides meets them alike.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_transaction_commits_and_a_larger_one_is_refused() -> Result<()> {
+    let (cluster, client) = start().await?;
+    let keys = if full() { 50_000 } else { 5_000 };
+    let large = Large { keys, value: Bytes::from(vec![b'v'; 1_260]) };
+    ensure!(
+        !full() || large.bytes() >= 60 << 20,
+        "{} bytes are not what is promised",
+        large.bytes()
     );
+    let (turns, quiet, behind) = if full() { (4, 20, 10) } else { (1, 3, 1) };
+    let others = Others::start(&client, 8);
+    let mut windows: [Vec<Window>; 3] = Default::default();
+    for _ in 0..turns {
+        let begun = Instant::now();
+        wait::let_run(Duration::from_secs(quiet)).await;
+        let sent = Instant::now();
+        large.commit(&cluster, &client).await?;
+        let answered = Instant::now();
+        wait::let_run(Duration::from_secs(behind)).await;
+        let ends = [begun, sent, answered, Instant::now()];
+        windows
+            .iter_mut()
+            .zip(ends.windows(2))
+            .for_each(|(all, ends)| all.push((ends[0], ends[1])));
+    }
+    let times = others.stop().await?;
+    for (turn, (from, to)) in windows[1].iter().enumerate() {
+        let [before, during, after] =
+            [0, 1, 2].map(|kind| p99(&times, &windows[kind][turn..=turn]));
+        println!(
+            "{keys} keys, {:.1} MiB, in {:?}; others' 99th percentile {before:.1} ms before, {during:.1} ms meanwhile, \
+             {after:.1} ms after",
+            large.bytes() as f64 / f64::from(1 << 20),
+            *to - *from
+        );
+    }
+    let [before, during, _] = [0, 1, 2].map(|kind| p99(&times, &windows[kind]));
+    println!("all together: {before:.1} and {during:.1} ms: {:.2}", during / before);
     let txn = client.begin(TransactionOptions::default()).await?;
-    (0..70).for_each(|number| txn.put(key(number), vec![0; 1 << 20]));
+    (0..70).for_each(|number| txn.put(Large::key(number), vec![0; 1 << 20]));
     let begun = Instant::now();
     let refused = txn.commit().await;
     let took = begun.elapsed();
@@ -217,7 +255,8 @@ async fn a_large_transaction_commits_and_a_larger_one_is_refused() -> Result<()>
     cluster.finish(PEER_LOST).await
 }
 
-/// A key that is overwritten all the time: what is kept is a window, and reading it costs the same.
+/// A key that is overwritten all the time: what is kept is a window, and reading it costs the same. What of that is the
+/// machine's, its neighbour tells, which nobody writes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hot_key_costs_no_more_than_its_window() -> Result<()> {
     let (cluster, client) = start().await?;
@@ -231,15 +270,13 @@ async fn a_hot_key_costs_no_more_than_its_window() -> Result<()> {
         .map(|_| tokio::spawn(overwrite(client.clone(), value.clone(), pause, Arc::clone(&stop))))
         .collect();
     let (begun, mut most, mut most_in_all) = (Instant::now(), 0, 0);
-    let (mut first, mut later) = (Vec::new(), Vec::new());
+    // Of the hot key and of its neighbour: when, and how long.
+    let mut reads: [Times; 2] = Default::default();
+    client.put(NEIGHBOUR, value.clone()).await?;
     while begun.elapsed() < Duration::from_secs(length) {
         wait::let_run(Duration::from_millis(100)).await;
-        let time = read(&client).await?;
-        let early = begun.elapsed() < Duration::from_secs(3);
-        if early {
-            first.push(time)
-        } else {
-            later.push(time)
+        for key in if reads[0].len() % 2 == 0 { [0, 1] } else { [1, 0] } {
+            reads[key].push(read(&client, [HOT, NEIGHBOUR][key]).await?);
         }
         most = most.max(disk(&cluster, "engine")?);
         most_in_all = most_in_all.max(disk(&cluster, "")?);
@@ -249,18 +286,18 @@ async fn a_hot_key_costs_no_more_than_its_window() -> Result<()> {
     for writer in writers {
         written += writer.await??;
     }
-    first.sort();
-    later.sort();
-    let [early, late] = [&first, &later].map(|times| percentile_ms(times, 5000));
     let seconds = begun.elapsed().as_secs_f64();
     let per_second = written as f64 / seconds;
     // What one window writes on one node: key, version and value, in the log and in the data.
     let data = window as f64 * per_second * (HOT_VALUE + AROUND_VALUE) as f64;
     println!(
         "{per_second:.0} writes a second for {seconds:.0} s; a node's engine had {most} MiB on disk at most, \
-         all of a node {most_in_all} MiB; a window's data is {:.1} MiB; a read took {early:.2} ms at first, {late:.2} ms later",
+         all of a node {most_in_all} MiB; a window's data is {:.1} MiB",
         data / f64::from(1 << 20)
     );
+    for (name, reads) in ["it", "its neighbour"].iter().zip(&reads) {
+        print_reads(name, reads, begun);
+    }
     let limit = 2.0 * data + f64::from(64 << 20);
     ensure!((most << 20) as f64 <= limit, "{most} MiB, {limit} bytes are allowed");
     cluster.finish(PEER_LOST).await
@@ -268,6 +305,9 @@ async fn a_hot_key_costs_no_more_than_its_window() -> Result<()> {
 
 /// Clients that overwrite it at the same time.
 const HOT_WRITERS: u32 = 64;
+const HOT: &str = "hot";
+/// In the same range.
+const NEIGHBOUR: &str = "hos";
 const HOT_VALUE: usize = 100;
 /// Key, version, request id and lengths of its record.
 const AROUND_VALUE: usize = 60;
@@ -283,16 +323,36 @@ async fn overwrite(
     let mut turns = tokio::time::interval(pause);
     while !stop.load(Ordering::Relaxed) {
         turns.tick().await;
-        client.put("hot", value.clone()).await?;
+        client.put(HOT, value.clone()).await?;
         written += 1;
     }
     Ok(written)
 }
 
-async fn read(client: &Client) -> Result<Duration> {
+async fn read(client: &Client, key: &'static str) -> Result<(Instant, Duration)> {
     let begun = Instant::now();
-    client.get("hot").await?;
-    Ok(begun.elapsed())
+    client.get(key).await?;
+    Ok((begun, begun.elapsed()))
+}
+
+/// Medians of the first three seconds, of all that follows, and of every twenty seconds.
+fn print_reads(name: &str, reads: &Times, begun: Instant) {
+    let median = |from: u64, to: u64| {
+        let inside = reads.iter().filter(|(at, _)| (from..to).contains(&(*at - begun).as_secs()));
+        let mut inside: Vec<Duration> = inside.map(|(_, time)| *time).collect();
+        inside.sort();
+        percentile_ms(&inside, 5000)
+    };
+    let (first, later) = (median(0, 3), median(3, u64::MAX));
+    let end = reads.last().map_or(0, |(at, _)| (*at - begun).as_secs());
+    let windows: Vec<String> = (0..=end / 20)
+        .map(|window| format!("{:.2}", median(window * 20, window * 20 + 20)))
+        .collect();
+    println!(
+        "a read of {name} took {first:.2} ms at first, {later:.2} ms later, {:.2} times that; as it went {}",
+        later / first,
+        windows.join(", ")
+    );
 }
 
 /// MiB on disk of a part of the fullest node.
