@@ -275,7 +275,7 @@ async fn a_hot_key_costs_no_more_than_its_window() -> Result<()> {
     client.put(NEIGHBOUR, value.clone()).await?;
     while begun.elapsed() < Duration::from_secs(length) {
         wait::let_run(Duration::from_millis(100)).await;
-        for key in if reads[0].len() % 2 == 0 { [0, 1] } else { [1, 0] } {
+        for key in if reads[0].len().is_multiple_of(2) { [0, 1] } else { [1, 0] } {
             reads[key].push(read(&client, [HOT, NEIGHBOUR][key]).await?);
         }
         most = most.max(disk(&cluster, "engine")?);
