@@ -17,7 +17,9 @@ pub struct Seen {
     newest: AtomicU64,
     /// The newest that this client has written or read.
     observed: AtomicU64,
-    /// When a version was last seen that was newer by a step.
+    /// The version whose sight is `renewed`.
+    stepped: AtomicU64,
+    /// When a version was last seen that was newer by a step than the one before of which this is true.
     renewed: Mutex<Option<Instant>>,
 }
 
@@ -38,9 +40,13 @@ impl Seen {
 
     /// Takes in a version of an answer.
     pub fn saw(&self, version: Version) {
-        let before = Version(self.newest.fetch_max(version.0, Ordering::Relaxed));
+        self.newest.fetch_max(version.0, Ordering::Relaxed);
+        // Not the newest: where versions come all the time, each is newer than that by a moment only.
+        let before = Version(self.stepped.load(Ordering::Relaxed));
         if before.is_zero() || version.since(before) >= STEP {
-            *self.renewed.lock() = Some(Instant::now());
+            let mut renewed = self.renewed.lock();
+            self.stepped.fetch_max(version.0, Ordering::Relaxed);
+            *renewed = Some(Instant::now());
         }
     }
 
@@ -62,5 +68,17 @@ mod tests {
         seen.saw(Version::new(10, 0));
         assert_eq!(seen.newest(), Version::new(5000, 0));
         assert!(!seen.is_old());
+    }
+    #[test]
+    fn versions_that_come_all_the_time_keep_it_young() {
+        let seen = Seen::default();
+        seen.saw(Version::new(5000, 0));
+        *seen.renewed.lock() = Instant::now().checked_sub(RENEW_AFTER * 2);
+        assert!(seen.is_old());
+        seen.saw(Version::new(5400, 0));
+        seen.saw(Version::new(5800, 0));
+        assert!(seen.is_old(), "newer by a moment");
+        seen.saw(Version::new(6200, 0));
+        assert!(!seen.is_old(), "newer by a step, though not than the one before");
     }
 }
