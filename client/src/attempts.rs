@@ -16,6 +16,9 @@ const ATTEMPT_SHARE: f64 = 0.5;
 /// The same of a call that is long even where nothing hangs, and of which nothing is left when it ends.
 const LONG_ATTEMPT_SHARE: f64 = 0.75;
 const ATTEMPT_SHORTEST: Duration = Duration::from_millis(500);
+/// With less than this part of a call's time left, a write of which nothing was applied is not tried again: if its
+/// answer came too late, what is known now would be unknown.
+const LAST_SHARE: f64 = 0.1;
 
 /// How much of the time that is left one attempt gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +33,8 @@ pub enum Patience {
 #[derive(Debug)]
 pub struct Attempts {
     deadline: Instant,
+    /// A write of which nothing was applied is tried again until then.
+    last: Instant,
     patience: Patience,
     /// The write's identity; `None` for reads.
     write: Option<WriteId>,
@@ -40,8 +45,9 @@ pub struct Attempts {
 impl Attempts {
     pub fn new(timeout: Duration, write: Option<WriteId>) -> Self {
         let deadline = Instant::now() + timeout;
+        let last = deadline - timeout.mul_f64(LAST_SHARE);
         let patience = Patience::Short;
-        Self { deadline, patience, write, maybe_applied: false, pause: PAUSE_FIRST }
+        Self { deadline, last, patience, write, maybe_applied: false, pause: PAUSE_FIRST }
     }
 
     #[must_use]
@@ -90,7 +96,9 @@ impl Attempts {
             Some(write) => !self.maybe_applied || !write.seen.is_zero(),
             None => true,
         };
-        if until >= self.deadline || !can_repeat {
+        let nothing_applied = self.write.is_some() && !self.maybe_applied;
+        let end = if nothing_applied { self.last } else { self.deadline };
+        if until >= end || !can_repeat {
             return Err(match self.write {
                 Some(id) if self.maybe_applied => Error::OutcomeUnknown { id },
                 _ => error,
@@ -141,5 +149,24 @@ mod tests {
         assert!(matches!(attempts.failed(lost()).await, Err(Error::OutcomeUnknown { .. })));
         let mut read = Attempts::new(Duration::from_secs(5), None);
         read.failed(lost()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_known_to_be_refused_does_not_become_unknown_at_the_last_moment() {
+        let timeout = Duration::from_secs(1);
+        let refused = Verdict::NotApplied(Error::Unavailable { message: "later".to_owned() });
+        let write = WriteId::new(Version(1));
+        for (seen_lost, ended) in [(false, true), (true, false)] {
+            let mut attempts = Attempts::new(timeout, Some(write));
+            if seen_lost {
+                attempts.failed(lost()).await.unwrap();
+            }
+            // A pause still fits before the deadline, but not before the last tenth.
+            attempts.last = Instant::now();
+            assert_eq!(attempts.failed(refused.clone()).await.is_err(), ended);
+        }
+        let mut read = Attempts::new(timeout, None);
+        read.last = Instant::now();
+        read.failed(refused).await.unwrap();
     }
 }
