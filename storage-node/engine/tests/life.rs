@@ -61,6 +61,8 @@ fn a_flush_lets_the_logs_before_it_go() {
         put(&*engine, Family::Meta, &[number], b"v");
         engine.flush().expect("flush");
     }
+    // The thread that flushed removes a log a moment after it said that it had flushed; this waits for it.
+    drop(engine);
     let files = std::fs::read_dir(dir.path()).expect("the folder");
     let names = files.map(|file| file.expect("a file").file_name().into_string().expect("a name"));
     let logs: Vec<_> = names.filter(|name| name.ends_with(".log")).collect();
