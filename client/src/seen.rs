@@ -69,6 +69,7 @@ mod tests {
         assert_eq!(seen.newest(), Version::new(5000, 0));
         assert!(!seen.is_old());
     }
+
     #[test]
     fn versions_that_come_all_the_time_keep_it_young() {
         let seen = Seen::default();
