@@ -66,7 +66,7 @@ impl Part<'_> {
             let (end, next) = self.bounds().await?;
             let start = self.start.clone();
             let operation = Operation::DeleteRange { start, end, identity: identity.clone() };
-            let call = Call::new(self.deadline, false);
+            let call = Call::new(Instant::now(), self.deadline, false);
             match self.dispatcher.execute(&operation, call).await {
                 Ok(answered) => match answered.answer {
                     Answer::Write(written) => return Ok((written.version, next)),

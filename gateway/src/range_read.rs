@@ -110,7 +110,7 @@ impl RangeReader {
             keys_only: left.keys_only,
             at: ReadAt { version: self.version, source: self.source, ..ReadAt::default() },
         };
-        let call = Call::new(deadline, false);
+        let call = Call::new(Instant::now(), deadline, false);
         let answered = self.dispatcher.execute(&Operation::Scan(scan), call).await?;
         let descriptor = answered.route.descriptor.clone();
         let Answer::Scan(page) = answered.answer else { return Err(unexpected()) };

@@ -83,7 +83,7 @@ async fn probe(dispatcher: &Arc<Dispatcher>) -> Result<(), String> {
     let found = dispatcher.routes.find(&Place::At(key.clone()), deadline).await;
     found.map_err(|error| format!("no route to the first range: {error}"))?;
     let operation = Operation::get(vec![key]);
-    match dispatcher.execute(&operation, Call::new(deadline, false)).await {
+    match dispatcher.execute(&operation, Call::new(Instant::now(), deadline, false)).await {
         Ok(_) => Ok(()),
         Err(failure) => Err(failure.to_string()),
     }

@@ -99,7 +99,7 @@ impl KeyValueService {
     }
 
     async fn execute(&self, operation: &Operation, deadline: Instant) -> Result<Answer, Failure> {
-        let call = Call::new(deadline, false);
+        let call = Call::new(Instant::now(), deadline, false);
         Ok(self.dispatcher.execute(operation, call).await?.answer)
     }
 

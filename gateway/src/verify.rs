@@ -58,7 +58,7 @@ async fn start(
     check_id: u64,
     deadline: Instant,
 ) -> Result<(RangeDescriptor, u64), Failure> {
-    let mut call = Call::new(deadline, false);
+    let mut call = Call::new(Instant::now(), deadline, false);
     loop {
         let found = dispatcher.routes.find_range(range, deadline).await;
         let route = found

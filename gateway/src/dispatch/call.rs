@@ -21,6 +21,10 @@ const OVERLOADS_MAX: u32 = 4;
 const REFRESH_EVERY: u32 = 4;
 const PAUSE_FIRST: Duration = Duration::from_millis(5);
 const PAUSE_LONGEST: Duration = Duration::from_millis(200);
+/// With no more than a tenth of a call's time left, and no more than this, a write of which nothing was applied is not
+/// tried again: if the node's answer came too late, what is known now would be unknown. What a node keeps for the way
+/// of its answer is as long, so that after a node that used all its time there is no other attempt.
+const LAST_MAX: Duration = Duration::from_millis(100);
 
 /// Why an attempt has to be repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +120,8 @@ pub struct Next {
 #[derive(Debug)]
 pub struct Call {
     pub deadline: Instant,
+    /// A write of which nothing was applied is tried again until then.
+    last: Instant,
     /// Waits out an overload until the deadline, for streams that hold their client back instead.
     patient: bool,
     maybe_applied: bool,
@@ -123,7 +129,7 @@ pub struct Call {
     redirects: u32,
     overloads: u32,
     backoff: Backoff,
-    last: Option<(Reason, RangeId)>,
+    failed: Option<(Reason, RangeId)>,
 }
 
 impl Retry {
@@ -136,16 +142,18 @@ impl Retry {
 
 impl Call {
     #[must_use]
-    pub const fn new(deadline: Instant, patient: bool) -> Self {
+    pub fn new(now: Instant, deadline: Instant, patient: bool) -> Self {
+        let last = (deadline.saturating_duration_since(now) / 10).min(LAST_MAX);
         Self {
             deadline,
+            last: deadline - last,
             patient,
             maybe_applied: false,
             attempts: 0,
             redirects: 0,
             overloads: 0,
             backoff: Backoff::new(PAUSE_FIRST, PAUSE_LONGEST),
-            last: None,
+            failed: None,
         }
     }
 
@@ -167,7 +175,7 @@ impl Call {
     ) -> Result<Next, Failure> {
         self.attempts += 1;
         self.maybe_applied |= retry.reason.may_be_applied();
-        self.last = Some((retry.reason, retry.range_id));
+        self.failed = Some((retry.reason, retry.range_id));
         if retry.reason == Reason::Overloaded && !self.patient && !self.maybe_applied {
             self.overloads += 1;
             if self.overloads > OVERLOADS_MAX {
@@ -181,7 +189,8 @@ impl Call {
         } else {
             self.backoff.pause()
         };
-        if now + pause >= self.deadline {
+        let nothing_applied = may_write(operation) && !self.is_open(operation);
+        if now + pause >= if nothing_applied { self.last } else { self.deadline } {
             return Err(self.give_up(operation));
         }
         let refresh = retry.reason == Reason::RangeNotFound
@@ -190,21 +199,22 @@ impl Call {
         Ok(Next { pause, refresh })
     }
 
+    /// True of a write of which an attempt, of this gateway's or of an earlier one's, may have been applied.
+    fn is_open(&self, operation: &Operation) -> bool {
+        may_write(operation)
+            && (self.maybe_applied || operation.identity().is_some_and(|of| of.retry))
+    }
+
     /// The end of an operation that found no answer.
     #[must_use]
     pub fn give_up(&self, operation: &Operation) -> Failure {
-        if let Some(identity) = operation.identity()
-            && (self.maybe_applied || identity.retry)
-        {
-            return Failure::OutcomeUnknown {
-                request_id: identity.request_id.clone(),
-                seen: identity.seen,
-            };
+        if self.is_open(operation) {
+            let (request_id, seen) = operation
+                .identity()
+                .map_or((Bytes::new(), Timestamp::ZERO), |of| (of.request_id.clone(), of.seen));
+            return Failure::OutcomeUnknown { request_id, seen };
         }
-        if matches!(operation, Operation::Action(_)) && self.maybe_applied {
-            return Failure::OutcomeUnknown { request_id: Bytes::new(), seen: Timestamp::ZERO };
-        }
-        let (reason, range_id) = self.last.unwrap_or((Reason::TimedOut, RangeId(0)));
+        let (reason, range_id) = self.failed.unwrap_or((Reason::TimedOut, RangeId(0)));
         match reason {
             Reason::Overloaded => Failure::Overloaded,
             Reason::NoTimestamp | Reason::NoRoute => {
@@ -213,6 +223,10 @@ impl Call {
             _ => Failure::RangeUnavailable { range_id, why: reason.words().to_owned() },
         }
     }
+}
+
+fn may_write(operation: &Operation) -> bool {
+    operation.identity().is_some() || matches!(operation, Operation::Action(_))
 }
 
 #[cfg(test)]
@@ -246,7 +260,7 @@ mod tests {
     fn a_write_that_may_be_applied_ends_unknown_and_a_read_unavailable() {
         let now = Instant::now();
         for reason in [Reason::Lost, Reason::TimedOut, Reason::OutcomeUnknown] {
-            let mut call = Call::new(now + Duration::from_secs(1), false);
+            let mut call = Call::new(now, now + Duration::from_secs(1), false);
             call.after(&put(false), retry(reason, false), now).unwrap();
             assert!(call.maybe_applied());
             // A later attempt that surely did nothing does not make the first one undone.
@@ -261,7 +275,7 @@ mod tests {
     fn a_write_that_was_never_sent_ends_unavailable() {
         let now = Instant::now();
         for reason in [Reason::NotLeader, Reason::NotSent, Reason::NotReady, Reason::NoTimestamp] {
-            let mut call = Call::new(now, false);
+            let mut call = Call::new(now, now, false);
             let end = call.after(&put(false), retry(reason, false), now).unwrap_err();
             assert_eq!(end.code(), Code::Unavailable);
             let end = call.after(&put(true), retry(reason, false), now).unwrap_err();
@@ -272,7 +286,7 @@ mod tests {
     #[test]
     fn redirects_are_followed_at_once_but_not_for_ever() {
         let now = Instant::now();
-        let mut call = Call::new(now + Duration::from_secs(9), false);
+        let mut call = Call::new(now, now + Duration::from_secs(9), false);
         for _ in 0..REDIRECTS_MAX {
             let next = call.after(&get(), retry(Reason::NotLeader, true), now).unwrap();
             assert_eq!(next.pause, Duration::ZERO);
@@ -285,8 +299,8 @@ mod tests {
     fn overload_is_shed_unless_the_caller_is_patient() {
         let now = Instant::now();
         let far = now + Duration::from_secs(60);
-        let mut call = Call::new(far, false);
-        let mut patient = Call::new(far, true);
+        let mut call = Call::new(now, far, false);
+        let mut patient = Call::new(now, far, true);
         for _ in 0..OVERLOADS_MAX {
             call.after(&get(), retry(Reason::Overloaded, false), now).unwrap();
         }
@@ -295,5 +309,29 @@ mod tests {
         for _ in 0..100 {
             patient.after(&get(), retry(Reason::Overloaded, false), now).unwrap();
         }
+    }
+
+    #[test]
+    fn what_surely_did_nothing_does_not_become_unknown_at_the_last_moment() {
+        let now = Instant::now();
+        let second = Duration::from_secs(1);
+        // When the node's answer came, as it used all the time it was given, and a moment before.
+        for (late, tried_again) in
+            [(Duration::from_millis(900), false), (Duration::from_millis(850), true)]
+        {
+            let mut call = Call::new(now, now + second, true);
+            let next = call.after(&put(false), retry(Reason::NoTimestamp, false), now + late);
+            assert_eq!(next.is_ok(), tried_again);
+            for (operation, reason) in [
+                (get(), Reason::NoTimestamp),
+                (put(true), Reason::NoTimestamp),
+                (put(false), Reason::Lost),
+            ] {
+                let mut call = Call::new(now, now + second, true);
+                call.after(&operation, retry(reason, false), now + late).unwrap();
+            }
+        }
+        let mut long = Call::new(now, now + 60 * second, true);
+        long.after(&put(false), retry(Reason::NotReady, false), now + second * 59).unwrap();
     }
 }

@@ -59,7 +59,9 @@ impl Dispatcher {
         deadline: Instant,
     ) -> Option<u64> {
         let claim = Operation::Claim { place: operation.place(), version };
-        let answered = Box::pin(self.execute(&claim, Call::new(deadline, false))).await.ok()?;
+        let answered = Box::pin(self.execute(&claim, Call::new(Instant::now(), deadline, false)))
+            .await
+            .ok()?;
         let (here, there) = (&route.descriptor, &answered.route.descriptor);
         let same = here.range_id == there.range_id && here.epoch.version == there.epoch.version;
         match answered.answer {

@@ -19,7 +19,7 @@ pub(super) async fn act(
     action: Action,
     deadline: Instant,
 ) -> Result<NodeActionResult, Failure> {
-    let call = Call::new(deadline, true);
+    let call = Call::new(Instant::now(), deadline, true);
     match dispatcher.execute(&Operation::Action(action), call).await?.answer {
         Answer::Action(result) => Ok(result),
         _ => Err(unexpected()),

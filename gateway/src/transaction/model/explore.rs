@@ -247,7 +247,8 @@ async fn finish(world: &mut World, scenario: &Scenario) -> Result<(), String> {
             let deadline = Instant::now() + JUDGE_DEADLINE;
             for name in ["a", "b"] {
                 let operation = Operation::get(vec![key(name)]);
-                let done = dispatcher.execute(&operation, Call::new(deadline, true)).await;
+                let done =
+                    dispatcher.execute(&operation, Call::new(Instant::now(), deadline, true)).await;
                 done.expect("a read after all is over");
             }
             let at = dispatcher.timestamp(deadline).await.expect("a timestamp");
