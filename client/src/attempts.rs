@@ -16,9 +16,9 @@ const ATTEMPT_SHARE: f64 = 0.5;
 /// The same of a call that is long even where nothing hangs, and of which nothing is left when it ends.
 const LONG_ATTEMPT_SHARE: f64 = 0.75;
 const ATTEMPT_SHORTEST: Duration = Duration::from_millis(500);
-/// With less than this part of a call's time left, a write of which nothing was applied is not tried again: if its
-/// answer came too late, what is known now would be unknown.
-const LAST_SHARE: f64 = 0.1;
+/// With less than this part of a call's time left, and less than [`ATTEMPT_SHORTEST`], a write of which nothing was
+/// applied is not tried again: if its answer came too late, what is known now would be unknown.
+const LAST_SHARE: f64 = 0.2;
 
 /// How much of the time that is left one attempt gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub struct Attempts {
 impl Attempts {
     pub fn new(timeout: Duration, write: Option<WriteId>) -> Self {
         let deadline = Instant::now() + timeout;
-        let last = deadline - timeout.mul_f64(LAST_SHARE);
+        let last = deadline - timeout.mul_f64(LAST_SHARE).min(ATTEMPT_SHORTEST);
         let patience = Patience::Short;
         Self { deadline, last, patience, write, maybe_applied: false, pause: PAUSE_FIRST }
     }
@@ -161,7 +161,7 @@ mod tests {
             if seen_lost {
                 attempts.failed(lost()).await.unwrap();
             }
-            // A pause still fits before the deadline, but not before the last tenth.
+            // A pause still fits before the deadline, but not before the last part of the time.
             attempts.last = Instant::now();
             assert_eq!(attempts.failed(refused.clone()).await.is_err(), ended);
         }
