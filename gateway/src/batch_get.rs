@@ -39,7 +39,8 @@ pub async fn batch_get(
     patient: bool,
 ) -> Result<Vec<GetResponse>, Failure> {
     let (mut values, mut missing, mut answer_bytes) = start(keys);
-    let mut call = Call::new(Instant::now(), deadline, patient);
+    let fresh = || Call::new(Instant::now(), deadline, patient);
+    let mut call = fresh();
     let mut obstacle = Obstacle::new(deadline);
     let mut at = at;
     while !missing.is_empty() {
@@ -55,12 +56,7 @@ pub async fn batch_get(
             let operation = Operation::Get { keys, at: at.clone() };
             let verdict = match dispatcher.elsewhere(&operation, deadline).await {
                 Some(answered) => Verdict::Done(answered.answer),
-                None => {
-                    dispatcher
-                        .attempt(&operation, &Call::new(Instant::now(), deadline, patient))
-                        .await
-                        .0
-                }
+                None => dispatcher.attempt(&operation, &fresh()).await.0,
             };
             (group, operation, verdict)
         });
