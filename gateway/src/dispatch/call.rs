@@ -141,9 +141,10 @@ impl Retry {
 }
 
 impl Call {
+    /// An operation that began then, perhaps with an attempt made elsewhere.
     #[must_use]
-    pub fn new(now: Instant, deadline: Instant, patient: bool) -> Self {
-        let last = (deadline.saturating_duration_since(now) / 10).min(LAST_MAX);
+    pub fn new(began: Instant, deadline: Instant, patient: bool) -> Self {
+        let last = (deadline.saturating_duration_since(began) / 10).min(LAST_MAX);
         Self {
             deadline,
             last: deadline - last,

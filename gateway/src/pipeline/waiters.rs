@@ -45,6 +45,13 @@ pub struct Ticket {
     pub cost_bytes: usize,
 }
 
+impl Ticket {
+    /// Its attempts. They count from its beginning: the first one may have been made by then.
+    fn call(&self) -> Call {
+        Call::new(self.began, self.deadline, true)
+    }
+}
+
 impl StreamContext {
     /// Keeps an operation's result.
     pub fn finish(&self, ticket: &Ticket, result: Result<Public, Failure>, now: Instant) {
@@ -80,7 +87,7 @@ impl StreamContext {
     ) {
         let dispatcher = Arc::clone(&self.dispatcher);
         self.run(ticket, async move {
-            let call = Call::new(Instant::now(), ticket.deadline, true);
+            let call = ticket.call();
             let answered = match failed {
                 Some(retry) => dispatcher.resume(&operation, call, retry).await?,
                 None => dispatcher.execute(&operation, call).await?,
@@ -198,7 +205,7 @@ fn read_rest(
     let rest: Vec<(Ticket, Bytes)> =
         tickets.into_iter().zip(keys.iter().cloned()).skip(from).collect();
     let Some((first, _)) = rest.first() else { return };
-    let mut call = Call::new(Instant::now(), first.deadline, true);
+    let mut call = first.call();
     let owner = Arc::clone(context);
     context.tasks.spawn(async move {
         if let Some(retry) = failed
@@ -213,7 +220,7 @@ fn read_rest(
         stream::iter(rest)
             .for_each_concurrent(GROUP_RETRIES_MAX, |(ticket, key)| async move {
                 let operation = Operation::get(vec![key]);
-                let call = Call::new(Instant::now(), ticket.deadline, true);
+                let call = ticket.call();
                 let answered = owner.dispatcher.execute(&operation, call).await;
                 let result = answered.and_then(|answered| public(Method::Get, answered.answer));
                 owner.finish(&ticket, result, Instant::now());
