@@ -3,11 +3,11 @@
 
 use crate::arguments::Options;
 use crate::exit::{Exit, Failure};
-use rangedb_service::grpc;
+use rangedb_service::grpc::{self, Endpoint};
 use rangedb_types::limits::MESSAGE_BYTES_MAX;
 use std::time::Duration;
 use tonic::Request;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 /// The largest answer we take.
 pub const ANSWER_BYTES_MAX: usize = MESSAGE_BYTES_MAX;

@@ -2,14 +2,8 @@
 
 use crate::Error;
 use parking_lot::Mutex;
-use std::time::Duration;
-use tonic::transport::{Channel, Endpoint};
-
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
-const STREAM_WINDOW_BYTES: u32 = 8 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
+use rangedb_grpc as grpc;
+use tonic::transport::Channel;
 
 /// One gateway. Connects when first used, and again by itself.
 #[derive(Clone, Debug)]
@@ -36,7 +30,9 @@ impl Endpoints {
             .filter(|address| !address.is_empty())
             .enumerate()
             .map(|(index, address)| {
-                let channel = endpoint(&address)?.connect_lazy();
+                let endpoint = grpc::endpoint(&address)
+                    .map_err(|grpc::InvalidAddress(text)| Error::InvalidEndpoint(text))?;
+                let channel = endpoint.connect_lazy();
                 Ok(Gateway { address, channel, index })
             })
             .collect::<Result<Vec<_>, Error>>()?;
@@ -61,25 +57,6 @@ impl Endpoints {
             *current = (*current + 1) % self.gateways.len();
         }
     }
-}
-
-fn endpoint(address: &str) -> Result<Endpoint, Error> {
-    let refused = || Error::InvalidEndpoint(address.to_owned());
-    let uri =
-        if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
-    let endpoint = Endpoint::from_shared(uri).map_err(|_| refused())?;
-    let parts = endpoint.uri();
-    if parts.host().is_none_or(str::is_empty) || parts.port_u16().is_none_or(|port| port == 0) {
-        return Err(refused());
-    }
-    Ok(endpoint
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .keep_alive_while_idle(true)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES))
 }
 
 #[cfg(test)]

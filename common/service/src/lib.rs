@@ -1,5 +1,5 @@
 //! What every RangeDB process needs besides its own work: settings, logs, metrics and health over
-//! HTTP, gRPC transport settings, the lock and identity of a data folder, and shutdown.
+//! HTTP, gRPC (of a crate of its own), the lock and identity of a data folder, and shutdown.
 //!
 //! Owns: how a process is configured, observed, started and stopped. Must not know: ranges, Raft,
 //! storage engines, or what the process serves. Invariant: every error a starting process can
@@ -7,7 +7,6 @@
 
 pub mod cli_common;
 pub mod data_dir;
-pub mod grpc;
 pub mod http;
 pub mod logging;
 pub mod net;
@@ -21,4 +20,5 @@ pub use cli_common::CommonArgs;
 pub use data_dir::DataDir;
 pub use http::Health;
 pub use logging::{LogFormat, LoggingGuard};
+pub use rangedb_grpc as grpc;
 pub use settings::{Bytes, Period};

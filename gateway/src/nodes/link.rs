@@ -18,6 +18,7 @@ use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 use rangedb_proto::internal::v1::node_client::NodeClient;
 use rangedb_proto::internal::v1::{DataRequest, DataRequests, DataResponses};
+use rangedb_service::grpc::Endpoint;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,7 +26,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Endpoint;
 
 /// Most requests and bytes in one message to a node; one request may be larger than the bytes.
 const MESSAGE_REQUESTS_MAX: usize = 512;

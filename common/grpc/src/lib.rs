@@ -1,12 +1,20 @@
-//! Transport settings of gRPC servers and of links between our processes.
+//! How gRPC travels between our processes, and from applications to them.
 //!
-//! Owns: keepalive, flow-control windows and limits, the same on both ends. Must not know:
-//! services and messages.
+//! Owns: connecting, keepalive, flow-control windows and limits, the same on both ends, and when a
+//! connection writes. Must not know: services and messages.
 
+mod corked;
+
+pub use corked::Corked;
+
+use futures::{Stream, TryStreamExt as _};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioIo;
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Endpoint, Server};
+use tonic::transport::{Channel, Error, Server};
+use tower::ServiceExt as _;
 
 /// Connecting takes this long at most: a machine that is off must not hold up a caller.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -14,6 +22,8 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// … and the connection is dead if no answer came for this long.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same asked of TCP, for the case that nothing runs above it.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 /// Bytes in flight on one stream. Streams carry many requests a message, and the window must not
 /// be what limits them.
 pub const STREAM_WINDOW_BYTES: u32 = 8 << 20;
@@ -34,7 +44,7 @@ pub struct InvalidAddress(pub String);
 pub fn server_builder() -> Server {
     Server::builder()
         .tcp_nodelay(true)
-        .tcp_keepalive(Some(Duration::from_secs(30)))
+        .tcp_keepalive(Some(TCP_KEEPALIVE))
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -44,9 +54,43 @@ pub fn server_builder() -> Server {
 
 /// A listener's connections, for `serve_with_incoming…`, with Nagle's algorithm off: the server's
 /// own setting for that does not reach listeners bound elsewhere.
-#[must_use]
-pub fn incoming(listener: TcpListener) -> TcpIncoming {
-    TcpIncoming::from(listener).with_nodelay(Some(true))
+pub fn incoming(
+    listener: TcpListener,
+) -> impl Stream<Item = std::io::Result<Corked<TcpStream>>> + Send {
+    TcpIncoming::from(listener).with_nodelay(Some(true)).map_ok(Corked::new)
+}
+
+/// Where a server is, and how to connect to it.
+#[derive(Clone, Debug)]
+pub struct Endpoint(tonic::transport::Endpoint);
+
+impl Endpoint {
+    /// A connection that is there.
+    ///
+    /// # Errors
+    /// Nobody answers there within [`CONNECT_TIMEOUT`].
+    pub async fn connect(&self) -> Result<Channel, Error> {
+        let Self(endpoint) = self;
+        endpoint.connect_with_connector(connector().map_response(cork)).await
+    }
+
+    /// Connects when first used, and again by itself.
+    #[must_use]
+    pub fn connect_lazy(&self) -> Channel {
+        self.0.connect_with_connector_lazy(connector().map_response(cork))
+    }
+}
+
+fn connector() -> HttpConnector {
+    let mut connector = HttpConnector::new();
+    connector.enforce_http(false);
+    connector.set_nodelay(true);
+    connector.set_keepalive(Some(TCP_KEEPALIVE));
+    connector
+}
+
+fn cork(io: TokioIo<TcpStream>) -> TokioIo<Corked<TcpStream>> {
+    TokioIo::new(Corked::new(io.into_inner()))
 }
 
 /// A link to a server at `HOST:PORT` (or `http://…`, `https://…`).
@@ -57,20 +101,19 @@ pub fn endpoint(address: &str) -> Result<Endpoint, InvalidAddress> {
     let refused = || InvalidAddress(address.to_owned());
     let uri =
         if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
-    let endpoint = Endpoint::from_shared(uri).map_err(|_| refused())?;
+    let endpoint = tonic::transport::Endpoint::from_shared(uri).map_err(|_| refused())?;
     let parts = endpoint.uri();
     if parts.host().is_none_or(str::is_empty) || parts.port_u16().is_none_or(|port| port == 0) {
         return Err(refused());
     }
-    Ok(endpoint
+    let endpoint = endpoint
         .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
-        .tcp_keepalive(Some(Duration::from_secs(30)))
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES))
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+    Ok(Endpoint(endpoint))
 }
 
 #[cfg(test)]
@@ -80,9 +123,8 @@ mod tests {
     #[test]
     fn host_and_port_make_an_endpoint() {
         for address in ["127.0.0.1:8081", "node-1.example:1", "http://h:2", "[::1]:8081"] {
-            let endpoint = endpoint(address).unwrap();
+            let Endpoint(endpoint) = endpoint(address).unwrap();
             assert_eq!(endpoint.get_connect_timeout(), Some(CONNECT_TIMEOUT), "{address}");
-            assert!(endpoint.get_tcp_nodelay());
         }
     }
 
