@@ -15,8 +15,6 @@ pub const PEER_LOST: &[&str] = &[
     "no longer ready to serve",
     "cannot send raft messages",
     "a snapshot was not sent",
-    // A process that was killed while it installed one goes on where it was.
-    "finishing an interrupted snapshot",
     // The torn end of a log whose process was killed is normal.
     "Truncating log file due to broken batch",
     // openraft tells of every connection that it cannot make.
