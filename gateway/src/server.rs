@@ -201,11 +201,8 @@ async fn serve_grpc(
     stop: CancellationToken,
     failed: watch::Sender<Option<String>>,
 ) {
-    let served = grpc::server_builder()
-        .add_routes(services)
-        .serve_with_incoming_shutdown(grpc::incoming(listener), stop.clone().cancelled_owned())
-        .await;
-    if let Err(error) = served {
+    let server = grpc::server_builder().add_routes(services);
+    if let Err(error) = grpc::serve(server, listener, stop.clone()).await {
         tracing::error!(%error, "gRPC server stopped");
         failed.send_replace(Some(format!("the gRPC server stopped: {error}")));
     } else if !stop.is_cancelled() {

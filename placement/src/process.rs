@@ -137,11 +137,8 @@ fn serve_grpc(
         .add_service(services.placement_server())
         .add_service(services.admin_server())
         .add_service(consensus.grpc_service());
-    let incoming = grpc::incoming(listener);
     tokio::spawn(async move {
-        if let Err(error) =
-            server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await
-        {
+        if let Err(error) = grpc::serve(server, listener, stop).await {
             tracing::error!(%error, "gRPC server stopped");
         }
     })

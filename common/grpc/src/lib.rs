@@ -1,18 +1,21 @@
 //! How gRPC travels between our processes, and from applications to them.
 //!
 //! Owns: connecting, keepalive, flow-control windows and limits, the same on both ends, and when a
-//! connection writes. Must not know: services and messages.
+//! connection writes or ends unspoken. Must not know: services and messages.
 
 mod corked;
+mod prefaced;
 
-pub use corked::Corked;
+use corked::Corked;
+use prefaced::Prefaced;
 
-use futures::{Stream, TryStreamExt as _};
+use futures::TryStreamExt as _;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tonic::transport::server::TcpIncoming;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::{Router, TcpIncoming};
 use tonic::transport::{Channel, Error, Server};
 use tower::ServiceExt as _;
 
@@ -52,12 +55,22 @@ pub fn server_builder() -> Server {
         .max_concurrent_streams(CONCURRENT_STREAMS_MAX)
 }
 
-/// A listener's connections, for `serve_with_incoming…`, with Nagle's algorithm off: the server's
-/// own setting for that does not reach listeners bound elsewhere.
-pub fn incoming(
+/// Serves what comes to `listener` until `stop`, then lets open calls finish: what does not end must
+/// be cut off by whoever waits.
+///
+/// # Errors
+/// The server failed.
+pub async fn serve(
+    router: Router,
     listener: TcpListener,
-) -> impl Stream<Item = std::io::Result<Corked<TcpStream>>> + Send {
-    TcpIncoming::from(listener).with_nodelay(Some(true)).map_ok(Corked::new)
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    let stopping = stop.clone();
+    // The server's own setting for Nagle's algorithm does not reach listeners bound elsewhere.
+    let incoming = TcpIncoming::from(listener)
+        .with_nodelay(Some(true))
+        .map_ok(move |io| Corked::new(Prefaced::new(io, stopping.clone())));
+    router.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await
 }
 
 /// Where a server is, and how to connect to it.
@@ -119,6 +132,25 @@ pub fn endpoint(address: &str) -> Result<Endpoint, InvalidAddress> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::AsyncReadExt as _;
+    use tonic::service::Routes;
+
+    #[tokio::test]
+    async fn a_connection_that_says_nothing_does_not_hold_up_a_stop() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let server = server_builder().add_routes(Routes::default());
+        let server = tokio::spawn(serve(server, listener, stop.clone()));
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        // Connections are accepted in turn, so that one is served when this one is answered.
+        let speaking = endpoint(&address.to_string()).unwrap().connect().await.unwrap();
+        // The server's own settings: it waits for the preface.
+        assert!(silent.read(&mut [0; 64]).await.unwrap() > 0);
+        stop.cancel();
+        server.await.unwrap().unwrap();
+        drop((silent, speaking));
+    }
 
     #[test]
     fn host_and_port_make_an_endpoint() {

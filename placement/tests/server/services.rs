@@ -1,6 +1,6 @@
 //! Timestamps, metadata, settings and members, over leaders that come and go.
 
-use crate::support::{Quorum, admin, code, eventually, member_admin, soon};
+use crate::support::{Quorum, admin, code, eventually, listener, member_admin, soon};
 use rangedb_placement_client::{LEADER_METADATA, PlacementRpc, TimestampClient};
 use rangedb_proto::internal::v1::AllocateIdsRequest;
 use rangedb_proto::v1;
@@ -173,7 +173,7 @@ async fn only_the_leader_answers() {
 async fn members_come_and_go() {
     let mut quorum = Quorum::start(1).await;
     let client = quorum.client();
-    let newcomer = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let newcomer = listener().local_addr().unwrap();
     let add = v1::AddPlacementRequest { id: 2, address: newcomer.to_string() };
     assert_eq!(code(admin!(client, add_placement, add.clone())), Code::FailedPrecondition);
     quorum.addresses.insert(2, newcomer.to_string());

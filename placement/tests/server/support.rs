@@ -7,7 +7,7 @@ use rangedb_proto::internal::v1::node_command::Command;
 use rangedb_proto::internal::v1::node_report::Report;
 use rangedb_types::{RangeDescriptor, ReplicaRole};
 use std::collections::BTreeMap;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -17,6 +17,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 pub const LIMIT: Duration = Duration::from_secs(30);
+
+/// A port of an address that is this process's alone: connections go out from 127.0.0.1, so none
+/// takes the port of a member that is stopped.
+pub fn listener() -> TcpListener {
+    let [_, b, c, d] = std::process::id().to_be_bytes();
+    TcpListener::bind((Ipv4Addr::new(127, 1 + b % 128, c, d), 0)).unwrap()
+}
 
 pub fn soon() -> Instant {
     Instant::now() + LIMIT
@@ -42,7 +49,7 @@ pub struct Quorum {
 impl Quorum {
     pub async fn start(count: u64) -> Self {
         // Held until all are known, so that no two get the same.
-        let held: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let held: Vec<_> = (0..count).map(|_| listener()).collect();
         let addresses = (1..=count)
             .zip(&held)
             .map(|(id, listener)| (id, listener.local_addr().unwrap().to_string()))

@@ -134,15 +134,9 @@ pub(super) async fn bring_up(
     let node = NodeServer::new(of_node)
         .max_decoding_message_size(grpc::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(grpc::MESSAGE_BYTES_MAX);
-    let serving = grpc::server_builder()
-        .add_service(node)
-        .add_service(raft)
-        .add_service(health_service)
-        .serve_with_incoming_shutdown(
-            grpc::incoming(listener),
-            grpc_stop.clone().cancelled_owned(),
-        );
-    let grpc = tokio::spawn(serving);
+    let server =
+        grpc::server_builder().add_service(node).add_service(raft).add_service(health_service);
+    let grpc = tokio::spawn(grpc::serve(server, listener, grpc_stop.clone()));
 
     let heartbeat_stop = CancellationToken::new();
     let (registered, told) = watch::channel(false);

@@ -370,14 +370,9 @@ impl Pair {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound").to_string();
         addresses.set(HashMap::from([(NodeId(2), address.clone())]));
-        let stopped = cancel.clone().cancelled_owned();
-        let server = tokio::spawn(async move {
-            grpc::server_builder()
-                .add_service(service)
-                .serve_with_incoming_shutdown(grpc::incoming(listener), stopped)
-                .await
-                .expect("serves");
-        });
+        let serving = grpc::server_builder().add_service(service);
+        let serving = grpc::serve(serving, listener, cancel.clone());
+        let server = tokio::spawn(async move { serving.await.expect("serves") });
         Self { dir, source, target, sender, store, addresses, address, cancel, server }
     }
 

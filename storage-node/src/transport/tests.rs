@@ -102,14 +102,9 @@ impl Node {
             Arc::new(inbox),
             cancel.clone(),
         );
-        let stopped = cancel.clone().cancelled_owned();
-        let server = tokio::spawn(async move {
-            grpc::server_builder()
-                .add_service(service)
-                .serve_with_incoming_shutdown(grpc::incoming(listener), stopped)
-                .await
-                .expect("serves");
-        });
+        let serving = grpc::server_builder().add_service(service);
+        let serving = grpc::serve(serving, listener, cancel.clone());
+        let server = tokio::spawn(async move { serving.await.expect("serves") });
         Self { address, received, cancel, server }
     }
 

@@ -43,22 +43,16 @@ impl Fake {
             let address = listener.local_addr().unwrap().to_string();
             addresses.push(wire::NodeAddress { node_id, address });
             let service = node::service(node_id, Arc::clone(&store), cancel.clone());
-            let served = grpc::server_builder().add_service(service).serve_with_incoming_shutdown(
-                grpc::incoming(listener),
-                cancel.clone().cancelled_owned(),
-            );
-            tokio::spawn(served);
+            let server = grpc::server_builder().add_service(service);
+            tokio::spawn(grpc::serve(server, listener, cancel.clone()));
         }
         store.set_addresses(addresses);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let placement_address = listener.local_addr().unwrap().to_string();
         let service =
             placement::service(placement_address.clone(), Arc::clone(&store), cancel.clone());
-        let served = grpc::server_builder().add_service(service).serve_with_incoming_shutdown(
-            grpc::incoming(listener),
-            cancel.clone().cancelled_owned(),
-        );
-        tokio::spawn(served);
+        let server = grpc::server_builder().add_service(service);
+        tokio::spawn(grpc::serve(server, listener, cancel.clone()));
         Self { store, placement_address, cancel }
     }
 

@@ -117,13 +117,9 @@ impl Quorum {
             None => TcpListener::bind(&address).await.unwrap(),
         };
         let service = consensus.grpc_service();
-        let stop = cancel.clone();
-        let server = tokio::spawn(async move {
-            let serving = grpc::server_builder()
-                .add_service(service)
-                .serve_with_incoming_shutdown(grpc::incoming(listener), stop.cancelled_owned());
-            serving.await.unwrap();
-        });
+        let serving = grpc::server_builder().add_service(service);
+        let serving = grpc::serve(serving, listener, cancel.clone());
+        let server = tokio::spawn(async move { serving.await.unwrap() });
         let clock = Arc::new(SystemClock::new());
         let timestamps =
             TimestampService::start(Arc::clone(&consensus), clock.clone(), clock, &cancel);
