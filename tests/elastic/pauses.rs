@@ -1,11 +1,9 @@
 //! How long writes wait for a split and for a transfer of leadership.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use rand::seq::SliceRandom as _;
 use rand::{SeedableRng as _, rngs::StdRng};
-use rangedb_client::Client;
-use rangedb_client::proto::TransferLeaderRequest;
-use rangedb_tests::admin::{split_at, whole};
+use rangedb_tests::admin::{move_first_leader, split_at, whole};
 use rangedb_tests::logs::PEER_LOST;
 use rangedb_tests::workload::{Plan, percentile_ms};
 use rangedb_tests::{Processes, Shape, Workload, admin, full, rounds, seed, wait};
@@ -13,7 +11,6 @@ use std::time::{Duration, Instant};
 
 /// How many splits and transfers; the full figure is 200.
 const ROUNDS: usize = 10;
-const LIMIT: Duration = Duration::from_secs(60);
 /// Before and after a change, so that what it delayed is acknowledged.
 const AROUND: Duration = Duration::from_millis(150);
 const SPLIT_MS_MAX: f64 = 50.0;
@@ -43,7 +40,7 @@ async fn splits_and_transfers_hardly_delay_writes() -> Result<()> {
     for _ in 0..rounds {
         wait::let_run(AROUND).await;
         let begun = Instant::now();
-        transfer(&client).await?;
+        move_first_leader(&client).await?;
         wait::let_run(AROUND).await;
         transfers.add(&workload, begun);
     }
@@ -98,19 +95,4 @@ impl Delays {
         );
         percentile_ms(&self.slowest, 9900)
     }
-}
-
-/// Brings the leadership of the first range to another node.
-async fn transfer(client: &Client) -> Result<()> {
-    let range = admin::ranges(client).await?.into_iter().next().context("no range")?;
-    let other = range.replicas.iter().find(|replica| replica.node_id != range.leader_node_id);
-    let to_node_id = other.context("no other replica")?.node_id;
-    let request = TransferLeaderRequest { range_id: range.range_id, to_node_id, dry_run: false };
-    client.admin().transfer_leader(request).await?;
-    wait::until("another node leads", LIMIT, async || {
-        let range = admin::ranges(client).await?.into_iter().next().context("no range")?;
-        ensure!(range.leader_node_id == to_node_id, "node {} leads", range.leader_node_id);
-        Ok(())
-    })
-    .await
 }

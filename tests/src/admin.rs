@@ -6,7 +6,8 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use rangedb_client::Client;
 use rangedb_client::proto::{
     GetRangeRequest, ListNodesRequest, ListRangesRequest, NodeStatus, RangeStatus,
-    SetConfigRequest, SplitRangeRequest, VerifyRangeRequest, split_range_request::At,
+    SetConfigRequest, SplitRangeRequest, TransferLeaderRequest, VerifyRangeRequest,
+    split_range_request::At,
 };
 use std::time::Duration;
 use tonic::{Code, Request};
@@ -140,6 +141,39 @@ pub async fn split_at(client: &Client, key: &[u8]) -> Result<()> {
         let _refused = client.admin().split_range(request).await;
         let ranges = ranges(client).await?;
         ensure!(ranges.iter().any(|range| range.start == key), "{} ranges", ranges.len());
+        Ok(())
+    })
+    .await
+}
+
+/// Tells the leader of the first range to hand over to another of its nodes, which it gives.
+///
+/// # Errors
+/// Nobody could take it in time.
+pub async fn tell_first_leader_to_move(client: &Client) -> Result<u64> {
+    wait::until("the first range's leader is told to move", VERIFY_LIMIT, async || {
+        let range = ranges(client).await?.into_iter().next().context("no range")?;
+        ensure!(range.leader_node_id != 0, "nobody leads it");
+        let other = range.replicas.iter().find(|replica| replica.node_id != range.leader_node_id);
+        let to_node_id = other.context("no other replica")?.node_id;
+        let request =
+            TransferLeaderRequest { range_id: range.range_id, to_node_id, dry_run: false };
+        // A replica that has not caught up cannot take it.
+        client.admin().transfer_leader(request).await?;
+        Ok(to_node_id)
+    })
+    .await
+}
+
+/// Brings the leadership of the first range to another of its nodes.
+///
+/// # Errors
+/// It was not there in time.
+pub async fn move_first_leader(client: &Client) -> Result<()> {
+    let node_id = tell_first_leader_to_move(client).await?;
+    wait::until("another node leads the first range", VERIFY_LIMIT, async || {
+        let range = ranges(client).await?.into_iter().next().context("no range")?;
+        ensure!(range.leader_node_id == node_id, "node {} leads it", range.leader_node_id);
         Ok(())
     })
     .await

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use futures::future::join_all;
 use rangedb_client::{Client, Error, Options, PessimisticTransaction, TransactionOptions};
-use rangedb_tests::admin::split_at;
+use rangedb_tests::admin::{split_at, tell_first_leader_to_move};
 use rangedb_tests::logs::PEER_LOST;
 use rangedb_tests::{Processes, Shape, admin, rounds, wait};
 use std::fmt;
@@ -125,4 +125,25 @@ async fn deadlocks_are_found_after_the_detector_was_killed() -> Result<()> {
     }
     ensure!(slowest < FOUND_WITHIN, "{slowest:?}");
     cluster.finish(PEER_LOST).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deadlocks_are_found_while_the_detector_moves() -> Result<()> {
+    let cluster = Processes::start(Shape::default()).await?;
+    cluster.replicated().await?;
+    let client = Client::connect(cluster.endpoints()).await?;
+    admin::set_config(&client, "range_merge_size", "0B").await?;
+    split_at(&client, b"c").await?;
+    let keys = ["d", "m", "z"];
+    println!("at rest: {}", deadlock(&client, &keys).await?);
+    let mut slowest = Duration::ZERO;
+    for _ in 0..rounds(5) {
+        tell_first_leader_to_move(&client).await?;
+        // At once, while it moves.
+        let found = deadlock(&client, &keys).await?;
+        println!("a deadlock while the leader moves: {found}");
+        slowest = slowest.max(found.after);
+    }
+    ensure!(slowest < FOUND_WITHIN, "{slowest:?}");
+    cluster.finish(&[]).await
 }

@@ -3,13 +3,14 @@
 //! Owns: the graph, and the streams of those who report to it. Must not know: who waits, on which key. When this
 //! node leads the first range no more, all streams end, and the graph is gone.
 
+use super::first_range;
 use super::graph::Graph;
 use crate::access::Ranges;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use parking_lot::Mutex;
 use rangedb_proto::internal::v1::{DeadlockFound, WaitsEdge, WaitsReport};
-use rangedb_types::{NodeId, Span, Timestamp};
+use rangedb_types::{NodeId, Timestamp};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,8 +22,9 @@ use tonic::{Status, Streaming};
 
 /// Deadlocks on their way to one node.
 const FOUND_MAX: usize = 1_024;
-/// How often a stream looks whether this node still leads the first range.
-const LEADS_INTERVAL: Duration = Duration::from_millis(100);
+/// How often a stream looks whether this node still leads the first range. While some nodes tell an
+/// old leader and some the new one, deadlocks between them are not found.
+const LEADS_INTERVAL: Duration = Duration::from_millis(20);
 
 type Found = mpsc::Sender<Result<DeadlockFound, Status>>;
 
@@ -50,9 +52,7 @@ impl Detector {
 
     /// Whether this node leads the first range.
     fn leads(&self) -> bool {
-        let first = self.ranges.overlapping(&Span { start: Vec::new(), end: vec![0] });
-        let range = first.first().and_then(|first| self.ranges.range(first.range_id));
-        range.is_some_and(|range| range.leadership().is_some())
+        first_range(&*self.ranges).is_some_and(|range| range.leadership().is_some())
     }
 
     /// Serves one node's reports, the first of which it is given.

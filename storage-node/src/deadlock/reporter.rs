@@ -2,13 +2,14 @@
 //!
 //! Owns: this node's edges, and the stream to the detector while there are any. Must not know: keys.
 
-use crate::access::RangeStates;
+use super::first_range;
+use crate::access::{RangeStates, Ranges};
 use crate::transport::AddressBook;
 use crate::txn::Edges;
 use parking_lot::Mutex;
 use rangedb_placement_client::{PlacementClient, PlacementRpc};
 use rangedb_proto::internal::v1::node_client::NodeClient;
-use rangedb_proto::internal::v1::{LookupRangesRequest, WaitsEdge, WaitsReport};
+use rangedb_proto::internal::v1::{DeadlockFound, LookupRangesRequest, WaitsEdge, WaitsReport};
 use rangedb_service::grpc;
 use rangedb_types::{NodeId, Timestamp};
 use std::collections::HashMap;
@@ -18,9 +19,12 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tonic::Streaming;
 
-/// How long finding the detector, and reaching it, may take.
+/// How long finding the detector, and reaching it, may take …
 const FIND_TIMEOUT: Duration = Duration::from_secs(1);
+/// … if this node's own replica names it: that may be out of date, and placement is asked next.
+const HINT_TIMEOUT: Duration = Duration::from_millis(200);
 /// Before it is looked for again.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// A stream that had nothing to tell for so long ends.
@@ -71,6 +75,7 @@ impl Edges for Reporter {
 /// What the reporter needs to do its work.
 pub struct Way {
     pub own: NodeId,
+    pub ranges: Arc<dyn Ranges>,
     pub placement: Arc<PlacementClient>,
     pub addresses: Arc<AddressBook>,
     pub states: Arc<RangeStates>,
@@ -84,10 +89,11 @@ impl Reporter {
                 () = stop.cancelled() => return,
                 () = self.changed.notified() => {}
             }
+            let mut ask = Ask::OwnReplica;
             while !self.state.lock().edges.is_empty() {
                 tokio::select! {
                     () = stop.cancelled() => return,
-                    told = self.tell(&way) => if let Err(why) = told {
+                    told = self.tell(&way, &mut ask) => if let Err(why) = told {
                         tracing::debug!(why, "the detector of deadlocks was lost");
                         tokio::time::sleep(RETRY_PAUSE).await;
                     }
@@ -97,14 +103,12 @@ impl Reporter {
         }
     }
 
-    /// One stream, which begins with all edges.
-    async fn tell(&self, way: &Way) -> Result<(), String> {
-        let mut rpc = tokio::time::timeout(FIND_TIMEOUT, way.find())
-            .await
-            .map_err(|_| "it was not found in time".to_owned())??;
+    /// One stream, which begins with all edges. `ask` is whom to ask now, and becomes whom to ask next.
+    async fn tell(&self, way: &Way, ask: &mut Ask) -> Result<(), String> {
         let (reports, outgoing) = mpsc::channel(REPORTS_MAX);
-        let opened = rpc.waits(ReceiverStream::new(outgoing)).await;
-        let mut found = opened.map_err(|status| status.message().to_owned())?.into_inner();
+        let now = std::mem::replace(ask, ask.other());
+        let mut found = way.open(now, outgoing).await?;
+        *ask = Ask::OwnReplica;
         let mut first = true;
         loop {
             if let Some(report) = self.report(way.own, std::mem::take(&mut first)) {
@@ -143,9 +147,53 @@ impl Reporter {
     }
 }
 
+/// Who is asked who leads the first range. The own replica, where there is one, knows of an election
+/// sooner than placement; placement learns of every one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ask {
+    OwnReplica,
+    Placement,
+}
+
+impl Ask {
+    const fn other(self) -> Self {
+        match self {
+            Self::OwnReplica => Self::Placement,
+            Self::Placement => Self::OwnReplica,
+        }
+    }
+}
+
 impl Way {
-    /// The node that leads the first range.
-    async fn find(&self) -> Result<NodeClient<tonic::transport::Channel>, String> {
+    /// A stream to the detector.
+    async fn open(
+        &self,
+        ask: Ask,
+        reports: mpsc::Receiver<WaitsReport>,
+    ) -> Result<Streaming<DeadlockFound>, String> {
+        let hint = self.named_by_own_replica().filter(|_| ask == Ask::OwnReplica);
+        let limit = if hint.is_some() { HINT_TIMEOUT } else { FIND_TIMEOUT };
+        let opened = tokio::time::timeout(limit, async {
+            let node = match hint {
+                Some(node) => node,
+                None => self.named_by_placement().await?,
+            };
+            let address = self.addresses.get(node).ok_or("its address is not known")?;
+            let endpoint = grpc::endpoint(&address).map_err(|error| error.to_string())?;
+            let channel = endpoint.connect().await.map_err(|error| error.to_string())?;
+            let opened = NodeClient::new(channel).waits(ReceiverStream::new(reports)).await;
+            Ok(opened.map_err(|status| status.message().to_owned())?.into_inner())
+        });
+        opened.await.map_err(|_| "it was not reached in time".to_owned())?
+    }
+
+    /// The node that leads the first range, as far as a replica of it on this node knows.
+    fn named_by_own_replica(&self) -> Option<NodeId> {
+        first_range(&*self.ranges)?.leader().map(|leader| leader.node_id)
+    }
+
+    /// The node that leads the first range, as far as placement knows.
+    async fn named_by_placement(&self) -> Result<NodeId, String> {
         let lookup = |mut rpc: PlacementRpc| async move {
             rpc.lookup_ranges(LookupRangesRequest { limit: 1, ..Default::default() }).await
         };
@@ -155,11 +203,7 @@ impl Way {
         let leader = route.leader_replica_id;
         let replicas = route.range.map(|range| range.replicas).unwrap_or_default();
         let replica = replicas.iter().find(|replica| replica.replica_id == leader);
-        let node = NodeId(replica.ok_or("nobody leads the first range")?.node_id);
-        let address = self.addresses.get(node).ok_or("its address is not known")?;
-        let endpoint = grpc::endpoint(&address).map_err(|error| error.to_string())?;
-        let channel = endpoint.connect().await.map_err(|error| error.to_string())?;
-        Ok(NodeClient::new(channel))
+        Ok(NodeId(replica.ok_or("nobody leads the first range")?.node_id))
     }
 
     /// The first of the cycle gives way, wherever it waits here.

@@ -100,7 +100,7 @@ pub(super) async fn bring_up(
     let reporter = Arc::new(Reporter::default());
     let ranges = Arc::new(store.clone()) as Arc<dyn Ranges>;
     let detector = Detector::new(Arc::clone(&ranges), background.clone(), background_stop.clone());
-    background.spawn(tell_of_waits(context, &links, &states, &reporter, &background_stop));
+    background.spawn(tell_of_waits(context, &links, &ranges, &states, &reporter, &background_stop));
     let data = DataPlane::new(
         ranges,
         Arc::clone(&states),
@@ -188,12 +188,14 @@ pub(super) async fn bring_up(
 fn tell_of_waits(
     context: &Context,
     links: &Links,
+    ranges: &Arc<dyn Ranges>,
     states: &Arc<RangeStates>,
     reporter: &Arc<Reporter>,
     stop: &CancellationToken,
 ) -> impl Future<Output = ()> + Send + 'static {
     let way = Way {
         own: links.identity.node_id,
+        ranges: Arc::clone(ranges),
         placement: Arc::clone(&context.placement),
         addresses: Arc::clone(&links.addresses),
         states: Arc::clone(states),
